@@ -1,0 +1,89 @@
+"""Operators of the float graph: what the network means before any quantisation.
+
+The front ends produce this from canonical Relax (batch norm folded, one form of every activation),
+the quantiser consumes it. Shapes are ``(H, W, C)``; weights are float32 arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnv3c.ir.graph import Node
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d(Node):
+    """Convolution with bias. Fully connected is a 1x1 convolution of a ``(1, 1, C)`` tensor.
+
+    Attributes:
+        weight: float32 ``[out, kernel_h, kernel_w, in / groups]``.
+        bias: float32 ``[out]``.
+        stride, dilation: ``(vertical, horizontal)``.
+        pad: ``(top, left, bottom, right)``; padded with zero.
+        groups: 1, or the channel count for a depthwise convolution, or anything between.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Activation(Node):
+    """Element-wise non-linearity.
+
+    Attributes:
+        kind: ``clip`` (``min(max(x, low), high)``: ReLU is ``0, inf``, ReLU6 ``0, 6``),
+            ``hard_swish`` (``x * clip(slope * x + offset, 0, 1)``),
+            ``hard_sigmoid`` (``clip(slope * x + offset, 0, 1)``), ``sigmoid``.
+        low, high: bounds of ``clip``.
+        slope, offset: of ``hard_swish`` and ``hard_sigmoid``; 1/6 and 1/2 in MobileNetV3 (section
+            5.2), 0.2 and 1/2 in Paddle's hard sigmoid.
+    """
+
+    kind: str
+    low: float = float("-inf")
+    high: float = float("inf")
+    slope: float = 1.0 / 6.0
+    offset: float = 0.5
+
+
+@dataclass(frozen=True)
+class Add(Node):
+    """``inputs[0] + inputs[1]``, of equal shapes (the residual connection)."""
+
+
+@dataclass(frozen=True)
+class Multiply(Node):
+    """``inputs[0] * inputs[1]``; the second is of the same shape, or ``(1, 1, C)`` (the SE gate)."""
+
+
+@dataclass(frozen=True)
+class GlobalAveragePool(Node):
+    """``(H, W, C)`` to ``(1, 1, C)``."""
+
+
+@dataclass(frozen=True)
+class Pool(Node):
+    """Average or max pooling over windows.
+
+    Attributes:
+        kind: ``average`` or ``max``.
+        count_include_pad: whether padded zeros count in an average.
+    """
+
+    kind: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+    count_include_pad: bool = False
+
+
+@dataclass(frozen=True)
+class Softmax(Node):
+    """Softmax over the channels."""

@@ -1,0 +1,240 @@
+"""Operators of the integer graph. ``docs/numerics.md`` states each one's arithmetic.
+
+Two families. *Primitive* operators come from the quantiser; an int16 tensor between two of them
+(a convolution and its h-swish, a projection and its residual add) is where the float network would
+not have rounded either. *Fused* operators come from the fusion passes; a fused operator holds the
+primitives it replaced and means exactly what they meant, so fusion never changes a bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mnv3c.ir.graph import Node
+
+
+@dataclass(frozen=True, eq=False)
+class Requant:
+    """int32 accumulator to int16, then optionally to int8 (numerics.md, "Requantisation").
+
+    ``v = sat16(rdmulh32(acc << shift, multiplier[c]))``; an int16 output is ``v``, an int8 output
+    is ``min(max(v + offset[c], low), high)``.
+
+    Attributes:
+        multiplier: int32 ``[C]``, each in ``[0, 2**31)``; the scale is ``multiplier / 2**31 * 2**shift``.
+        shift: left shift of the accumulator, 0 in all but rare layers; must not overflow int32.
+        offset: int16 ``[C]`` or ``[1]``, added after narrowing; our own quantiser folds it into the
+            bias and leaves zero here.
+        low, high: int8 clamp, both within [-128, 127].
+    """
+
+    multiplier: np.ndarray
+    shift: int = 0
+    offset: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int16))
+    low: int = -128
+    high: int = 127
+
+
+@dataclass(frozen=True, eq=False)
+class QConv(Node):
+    """int8 convolution: ``acc = bias + sum(weight * x)`` over the window, then ``requant``.
+
+    The input's zero point is folded into ``bias``; a tap that falls on padding reads the input
+    tensor's zero point (per channel where that is per channel). The output is int8 or int16, as
+    the output tensor says.
+
+    Attributes:
+        weight: int8 ``[out, kernel_h, kernel_w, in / groups]``, in [-127, 127].
+        bias: int32 ``[out]``.
+        stride, pad, dilation, groups: as in ``float_ops.Conv2d``.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    requant: Requant
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        return int(self.weight.shape[1]), int(self.weight.shape[2])
+
+    @property
+    def depthwise(self) -> bool:
+        """One input channel and one output channel a group, and more than one group."""
+        return self.groups > 1 and self.groups == self.weight.shape[0] and self.weight.shape[3] == 1
+
+    @property
+    def pointwise(self) -> bool:
+        return (
+            self.kernel == (1, 1)
+            and self.groups == 1
+            and self.stride == (1, 1)
+            and self.pad == (0, 0, 0, 0)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class QHardSwish(Node):
+    """h-swish of an int16 tensor to int8, before the only rounding (numerics.md, "h-swish").
+
+    ``g = sat16(x << shift)``, ``y = sat16(x + rdmulh16(x, g))``,
+    ``out = sat8(sat16(rdmulh16(y, multiplier[c]) + offset[c]))``.
+    One unit of ``x`` is ``3 * 2**shift / 2**15``, one of ``y`` half of that.
+
+    Attributes:
+        shift: 0 to 7; the range of ``x`` is ``+-3 * 2**shift``, that of the result half of it.
+        multiplier: int16 ``[C]`` or ``[1]``, in [0, 32767].
+        offset: int16 ``[C]`` or ``[1]``: the output's zero point.
+    """
+
+    shift: int
+    multiplier: np.ndarray
+    offset: np.ndarray
+
+
+@dataclass(frozen=True)
+class QHardSigmoid(Node):
+    """Hard sigmoid of an int16 tensor to an int16 gate in Q15.
+
+    ``out = max(sat16(x + offset), 0)``; one unit of ``x`` is ``1 / (slope * 2**15)``.
+    """
+
+    offset: int = 16384
+
+
+@dataclass(frozen=True, eq=False)
+class QLut(Node):
+    """int8 to int8 through a table: ``out = table[x + 128]``. For models that quantise in between.
+
+    Attributes:
+        table: int8 ``[256]``.
+    """
+
+    table: np.ndarray
+
+
+@dataclass(frozen=True)
+class QAdd(Node):
+    """Sum of two tensors of one shape to int8, rounded once (numerics.md, "Residual add").
+
+    An int16 operand is already in units of ``2**-fraction`` of the output's scale. An int8 operand
+    is first brought there: ``t = rdmulh16(x << 8, multipliers[i])``.
+    ``out = min(max(sat8_rounding_shift(sat16(sat16(a + b) + bias), fraction), low), high)``.
+
+    Attributes:
+        multipliers: Q15, one an operand; 0 for an int16 operand.
+        fraction: 1 to 7.
+        bias: int16, in the same units: the zero points; 0 where the convolution before took it.
+    """
+
+    multipliers: tuple[int, int]
+    fraction: int
+    bias: int = 0
+    low: int = -128
+    high: int = 127
+
+
+@dataclass(frozen=True, eq=False)
+class QGate(Node):
+    """Channel-wise product of an int8 tensor and an int16 gate (numerics.md, "SE gate").
+
+    ``inputs = (x, gate)``, gate is int16 ``(1, 1, C)`` in Q15.
+    ``G[c] = rdmulh16(gate[c], factor[c])``,
+    ``out = min(max(sat16(rdmulh16((x - zero_point[c]) << shift, G[c]) + offset), low), high)``.
+
+    Attributes:
+        factor: int16 ``[C]`` or ``[1]``, Q15: ratio of input scale to output scale, over ``2**shift``.
+        zero_point: int16 ``[C]`` or ``[1]``: the input's zero point.
+        shift: 0 to 7.
+        offset: the output's zero point.
+    """
+
+    factor: np.ndarray
+    zero_point: np.ndarray
+    shift: int
+    offset: int
+    low: int = -128
+    high: int = 127
+
+
+@dataclass(frozen=True)
+class ChannelSum(Node):
+    """Exact sum over height and width: int8 ``(H, W, C)`` to int32 ``(1, 1, C)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Requantize(Node):
+    """int32 ``(1, 1, C)`` to int8 or int16: adds ``bias[c]``, then ``requant`` (the mean of a pool).
+
+    Attributes:
+        bias: int32 ``[C]``.
+    """
+
+    bias: np.ndarray
+    requant: Requant
+
+
+@dataclass(frozen=True)
+class QMaxPool(Node):
+    """Maximum over windows; padding never wins. The output keeps the input's quantisation."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Quantize(Node):
+    """float32 to int8 at the library's door: ``sat8(round_half_even(x * inverse_scale[c]) + zero_point[c])``.
+
+    Attributes:
+        inverse_scale: float32 values, one or one a channel.
+        zero_point: one or one a channel.
+    """
+
+    inverse_scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FlipSign(Node):
+    """uint8 to int8 or back: ``x ^ 0x80``, which is ``x - 128`` without loss."""
+
+
+@dataclass(frozen=True)
+class Dequantize(Node):
+    """int8 or int16 to float32: ``scale[c] * (x - zero_point[c])``, one float32 multiplication."""
+
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class FusedConv(Node):
+    """A convolution with what happens to its output before that is ever stored.
+
+    ``inputs[0]`` is the convolution's input; the residual operand, if any, is ``inputs[1]``.
+    ``outputs[0]`` is the int8 (or int16) result, ``outputs[1]`` the int32 channel sums, if any.
+
+    Attributes:
+        conv: its input and output names are those of the graph before fusion.
+        activation: follows ``conv``; at most one of ``activation`` and ``residual`` is set.
+        residual: one operand is ``conv``'s int16 output.
+        channel_sum: of the result.
+    """
+
+    conv: QConv
+    activation: QHardSwish | QHardSigmoid | QLut | None = None
+    residual: QAdd | None = None
+    channel_sum: ChannelSum | None = None
+
+    @property
+    def parts(self) -> tuple[Node, ...]:
+        """The primitives in execution order."""
+        every = (self.conv, self.activation, self.residual, self.channel_sum)
+        return tuple(p for p in every if p is not None)

@@ -1,0 +1,158 @@
+"""Checks that a graph is well formed; run on every front end's output and after each pass in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mnv3c.ir import float_ops as f
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import DTYPE_BYTES, Graph, Node, Shape
+from mnv3c.reference.windows import window_output_size
+
+
+class InvalidGraph(Exception):
+    """The graph breaks a rule of the IR: a bug in whatever built it, not the user's mistake."""
+
+
+def verify(graph: Graph) -> Graph:
+    """Return ``graph`` if it is well formed.
+
+    Raises:
+        InvalidGraph: names the node or tensor and the rule.
+    """
+    ready = set(graph.inputs)
+    for name in graph.inputs:
+        _require(name in graph.tensors, name, "input has no tensor")
+    names: set[str] = set()
+    for node in graph.nodes:
+        _require(node.name not in names, node.name, "two nodes of one name")
+        names.add(node.name)
+        for i in node.inputs:
+            _require(i in ready, node.name, f"reads {i} before it is written")
+        for o in node.outputs:
+            _require(o not in ready, node.name, f"writes {o} a second time")
+            _require(o in graph.tensors, node.name, f"output {o} has no tensor")
+        ready |= set(node.outputs)
+        rule = _RULES.get(type(node))
+        if rule is not None:
+            rule(graph, node)
+    for o in graph.outputs:
+        _require(o in ready, o, "output is never written")
+    for tensor in graph.tensors.values():
+        _check_tensor(graph, tensor.name)
+    return graph
+
+
+def _require(ok: bool, place: str, rule: str) -> None:
+    if not ok:
+        raise InvalidGraph(f"{place}: {rule}")
+
+
+def _check_tensor(graph: Graph, name: str) -> None:
+    tensor = graph.tensor(name)
+    _require(tensor.dtype in DTYPE_BYTES, name, f"unknown dtype {tensor.dtype}")
+    _require(all(n >= 1 for n in tensor.shape), name, f"shape {tensor.shape} is not positive")
+    if tensor.quant is None:
+        return
+    for label, values in (("scale", tensor.quant.scale), ("zero point", tensor.quant.zero_point)):
+        _require(len(values) in (1, tensor.shape[2]), name, f"{len(values)} {label} values")
+    _require(all(np.isfinite(s) and s > 0 for s in tensor.quant.scale), name, "scale must be positive")
+
+
+def _shape(graph: Graph, node: Node, want: Shape) -> None:
+    got = graph.tensor(node.output).shape
+    _require(got == want, node.name, f"output shape {got}, expected {want}")
+
+
+def _conv(graph: Graph, node: f.Conv2d | q.QConv) -> None:
+    height, width, channels = graph.tensor(node.inputs[0]).shape
+    out, kh, kw, per_group = node.weight.shape
+    _require(per_group * node.groups == channels, node.name, f"weights take {per_group * node.groups} channels, input has {channels}")
+    _require(out % node.groups == 0, node.name, "outputs do not divide into groups")
+    _require(node.bias.shape == (out,), node.name, f"bias of shape {node.bias.shape}")
+    size = window_output_size((height, width), (kh, kw), node.stride, node.pad, node.dilation)
+    if isinstance(node, q.QConv):
+        _check_qconv(graph, node)
+    if node.output in graph.tensors:  # inside a fused node there is no tensor to check
+        _shape(graph, node, (*size, out))
+
+
+def _check_qconv(graph: Graph, node: q.QConv) -> None:
+    _require(node.weight.dtype == np.int8 and node.bias.dtype == np.int32, node.name, "weight int8, bias int32")
+    _require(bool((node.weight > -128).all()), node.name, "weight of -128")
+    _check_requant(node.name, node.requant, node.weight.shape[0])
+    worst = np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3)) * 128 + np.abs(node.bias.astype(np.int64))
+    _require(bool((worst << node.requant.shift < 2**31).all()), node.name, "accumulator can overflow")
+    _require(graph.tensor(node.inputs[0]).dtype == "int8", node.name, "input must be int8")
+
+
+def _check_requant(place: str, r: q.Requant, channels: int) -> None:
+    _require(r.multiplier.dtype == np.int32 and r.multiplier.shape == (channels,), place, "multiplier int32 a channel")
+    _require(bool((r.multiplier >= 0).all()), place, "negative multiplier")
+    _require(r.offset.dtype == np.int16 and len(r.offset) in (1, channels), place, "offset int16, one or one a channel")
+    _require(-128 <= r.low <= r.high <= 127, place, "clamp outside int8")
+
+
+def _same_shape(graph: Graph, node: Node) -> None:
+    _shape(graph, node, graph.tensor(node.inputs[0]).shape)
+
+
+def _gated(graph: Graph, node: Node) -> None:
+    x, gate = (graph.tensor(i).shape for i in node.inputs)
+    _require(gate in (x, (1, 1, x[2])), node.name, f"cannot multiply {x} by {gate}")
+    _shape(graph, node, x)
+
+
+def _two_of_one_shape(graph: Graph, node: Node) -> None:
+    a, b = (graph.tensor(i).shape for i in node.inputs)
+    _require(a == b, node.name, f"cannot add {a} and {b}")
+    _shape(graph, node, a)
+
+
+def _pooled(graph: Graph, node: Node) -> None:
+    _shape(graph, node, (1, 1, graph.tensor(node.inputs[0]).shape[2]))
+
+
+def _window(graph: Graph, node: f.Pool | q.QMaxPool) -> None:
+    height, width, channels = graph.tensor(node.inputs[0]).shape
+    _shape(graph, node, (*window_output_size((height, width), node.kernel, node.stride, node.pad), channels))
+
+
+def _requantized(graph: Graph, node: q.Requantize) -> None:
+    _check_requant(node.name, node.requant, graph.tensor(node.output).shape[2])
+    _same_shape(graph, node)
+
+
+def _fused(graph: Graph, node: q.FusedConv) -> None:
+    _require(node.activation is None or node.residual is None, node.name, "activation and residual")
+    _conv(graph, node.conv)
+    _require(node.inputs[0] == node.conv.inputs[0], node.name, "first input is not the convolution's")
+    last = node.residual or node.activation or node.conv
+    _require(node.outputs[0] == last.output, node.name, "first output is not the last part's")
+    _require((node.channel_sum is not None) == (len(node.outputs) == 2), node.name, "channel sums and outputs disagree")
+
+
+_RULES: dict[type[Node], Callable[[Graph, Node], None]] = {
+    f.Conv2d: _conv,
+    f.Activation: _same_shape,
+    f.Add: _two_of_one_shape,
+    f.Multiply: _gated,
+    f.GlobalAveragePool: _pooled,
+    f.Pool: _window,
+    f.Softmax: _same_shape,
+    q.QConv: _conv,
+    q.QHardSwish: _same_shape,
+    q.QHardSigmoid: _same_shape,
+    q.QLut: _same_shape,
+    q.QAdd: _two_of_one_shape,
+    q.QGate: _gated,
+    q.ChannelSum: _pooled,
+    q.Requantize: _requantized,
+    q.QMaxPool: _window,
+    q.Quantize: _same_shape,
+    q.FlipSign: _same_shape,
+    q.Dequantize: _same_shape,
+    q.FusedConv: _fused,
+}  # type: ignore[assignment]

@@ -1,0 +1,1 @@
+"""NumPy executors: what every generated path is compared with, bit for bit."""

@@ -1,0 +1,169 @@
+"""Executor of the integer graph. Exact: the meaning of every operator in ``docs/numerics.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Graph, Node, Tensor
+from mnv3c.reference.arithmetic import I64, rdmulh16, rdmulh32, rounding_shift_right, sat8, sat16
+from mnv3c.reference.windows import windows
+
+Values = dict[str, np.ndarray]
+
+
+def run(graph: Graph, inputs: Mapping[str, np.ndarray], *, keep: bool = False) -> Values:
+    """Execute ``graph``.
+
+    Args:
+        inputs: name to array of the tensor's shape and dtype.
+        keep: return every tensor, not only the outputs.
+
+    Raises:
+        ValueError: an input is missing or of the wrong shape or dtype.
+    """
+    values: Values = {}
+    for name in graph.inputs:
+        want = graph.tensor(name)
+        got = inputs.get(name)
+        if got is None or got.shape != want.shape or got.dtype != np.dtype(want.dtype):
+            raise ValueError(f"input {name} must be {want.dtype} {want.shape}")
+        values[name] = got
+    for node in graph.nodes:
+        execute(graph, node, values)
+    return values if keep else {name: values[name] for name in graph.outputs}
+
+
+def execute(graph: Graph, node: Node, values: Values) -> None:
+    """Run one node: reads its inputs from ``values`` and writes its outputs there."""
+    if isinstance(node, q.FusedConv):
+        inner = dict(values)
+        for part in node.parts:
+            execute(graph, part, inner)
+        values.update({name: inner[name] for name in node.outputs})
+        return
+    # Tensors inside a fused node are no longer in the graph: their dtype follows from the operator.
+    tensor = graph.tensors.get(node.output)
+    dtype = tensor.dtype if tensor else "int16"
+    result = _RULES[type(node)](graph, node, [values[i] for i in node.inputs], dtype)
+    values[node.output] = result.astype(dtype)
+
+
+def requantize(acc: np.ndarray, r: q.Requant, dtype: str) -> np.ndarray:
+    """int64 accumulators ``[..., C]`` to int16 or int8 (numerics.md, "Requantisation")."""
+    v = sat16(rdmulh32(acc << r.shift, r.multiplier))
+    if dtype == "int16":
+        return v
+    return np.clip(v + r.offset.astype(I64), r.low, r.high)
+
+
+def _pad_value(tensor: Tensor) -> np.ndarray:
+    zero_point = tensor.quant.zero_point if tensor.quant else (0,)
+    return np.asarray(zero_point, np.int8)
+
+
+def accumulate(node: q.QConv, x: np.ndarray, pad_value: np.ndarray) -> np.ndarray:
+    """Exact accumulators of a convolution, int64 ``[out_h, out_w, out]``, bias included.
+
+    The sums are exact in floating point: every partial sum is an integer below 2**53.
+    """
+    view = windows(x, node.kernel, node.stride, node.pad, node.dilation, pad_value)
+    height, width = view.shape[:2]
+    out, kh, kw, per_group = node.weight.shape
+    if node.depthwise:
+        acc = np.einsum("hwyxc,cyx->hwc", view.astype(np.int32), node.weight[..., 0].astype(np.int32))
+        return acc.astype(I64) + node.bias
+    # Below 2**24 a float32 product of matrices is exact as well, and twice as fast.
+    exact32 = kh * kw * per_group * 128 * 127 < 2**24
+    kind = np.float32 if exact32 else np.float64
+    acc = np.empty((height, width, out), I64)
+    step = out // node.groups
+    for g in range(node.groups):
+        part = view[..., g * per_group : (g + 1) * per_group].reshape(height * width, -1).astype(kind)
+        weight = node.weight[g * step : (g + 1) * step].reshape(step, -1).astype(kind)
+        acc[..., g * step : (g + 1) * step] = (part @ weight.T).reshape(height, width, step)
+    return acc + node.bias
+
+
+def _conv(graph: Graph, node: q.QConv, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    acc = accumulate(node, args[0], _pad_value(graph.tensor(node.inputs[0])))
+    return requantize(acc, node.requant, dtype)
+
+
+def _hard_swish(_: Graph, node: q.QHardSwish, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    x = args[0].astype(I64)
+    gate = sat16(x << node.shift)
+    y = sat16(x + rdmulh16(x, gate))
+    return sat8(sat16(rdmulh16(y, node.multiplier) + node.offset))
+
+
+def _hard_sigmoid(_: Graph, node: q.QHardSigmoid, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    return np.maximum(sat16(args[0].astype(I64) + node.offset), 0)
+
+
+def _lut(_: Graph, node: q.QLut, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    return node.table[args[0].astype(I64) + 128]
+
+
+def _add(_: Graph, node: q.QAdd, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    terms = [
+        a.astype(I64) if a.dtype == np.int16 else rdmulh16(a.astype(I64) << 8, np.asarray(m))
+        for a, m in zip(args, node.multipliers, strict=True)
+    ]
+    total = sat16(sat16(terms[0] + terms[1]) + node.bias)
+    return np.clip(sat8(rounding_shift_right(total, node.fraction)), node.low, node.high)
+
+
+def _gate(_: Graph, node: q.QGate, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    gate = rdmulh16(args[1], node.factor)
+    x = (args[0].astype(I64) - node.zero_point) << node.shift
+    return np.clip(sat16(rdmulh16(x, gate) + node.offset), node.low, node.high)
+
+
+def _channel_sum(_: Graph, node: q.ChannelSum, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    return args[0].astype(I64).sum(axis=(0, 1), keepdims=True)
+
+
+def _requantize(_: Graph, node: q.Requantize, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    return requantize(args[0].astype(I64) + node.bias, node.requant, dtype)
+
+
+def _max_pool(_: Graph, node: q.QMaxPool, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    low = np.asarray([-128], np.int8)
+    return windows(args[0], node.kernel, node.stride, node.pad, (1, 1), low).max(axis=(2, 3))
+
+
+def _quantize(_: Graph, node: q.Quantize, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    # float32 throughout, as the generated C does it. NaN becomes the zero point.
+    scaled = args[0] * np.asarray(node.inverse_scale, np.float32)
+    scaled = np.nan_to_num(scaled, nan=0.0, posinf=1024.0, neginf=-1024.0)
+    rounded = np.rint(np.clip(scaled, -1024.0, 1024.0)).astype(I64)
+    return sat8(rounded + np.asarray(node.zero_point, I64))
+
+
+def _flip_sign(_: Graph, node: q.FlipSign, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    return (args[0].view(np.uint8) ^ np.uint8(0x80)).view(np.dtype(dtype))
+
+
+def _dequantize(_: Graph, node: q.Dequantize, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    integer = args[0].astype(np.int32) - np.asarray(node.zero_point, np.int32)
+    return integer.astype(np.float32) * np.asarray(node.scale, np.float32)
+
+
+_RULES: dict[type[Node], Callable[..., np.ndarray]] = {
+    q.QConv: _conv,
+    q.QHardSwish: _hard_swish,
+    q.QHardSigmoid: _hard_sigmoid,
+    q.QLut: _lut,
+    q.QAdd: _add,
+    q.QGate: _gate,
+    q.ChannelSum: _channel_sum,
+    q.Requantize: _requantize,
+    q.QMaxPool: _max_pool,
+    q.Quantize: _quantize,
+    q.FlipSign: _flip_sign,
+    q.Dequantize: _dequantize,
+}
+SUPPORTED: tuple[type[Node], ...] = (*_RULES, q.FusedConv)

@@ -1,0 +1,129 @@
+"""What a path hands to the emitter: stages of C code over named regions of memory.
+
+A *path* (``ref``, ``dotprod``, ``neon``, ``i8mm``) fixes instruction set and data layout. It lowers
+the fused integer graph to a ``Program``; the memory planner then gives every region an offset in the
+arena, and the emitter writes ``<name>_<path>.c``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from mnv3c.ir.graph import Graph
+
+
+@dataclass(frozen=True)
+class Region:
+    """A stretch of memory: an activation in the path's layout, or scratch.
+
+    Attributes:
+        name: a C identifier, unique in the program. A stage's C refers to it as ``R_<name>``, a
+            ``uint8_t *`` aligned to ``align``.
+        bytes: size in the path's layout, padding included.
+        align: bytes, a power of two up to 64.
+        external: ``None`` for the arena; ``("input", i)`` or ``("output", i)`` for the caller's buffers
+            (dense ``[H][W][C]``, aligned to their element only).
+    """
+
+    name: str
+    bytes: int
+    align: int = 16
+    external: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A read-only array. Equal contents are stored once, and shared by the paths of a library.
+
+    Attributes:
+        name: a C identifier; the stage's C refers to it by this name.
+        data: int8, uint8, int16, int32 or float32 array; emitted flat.
+        role: ``weight``, ``bias``, ``multiplier``, ``table``: for the manifest and the comments.
+        align: bytes.
+    """
+
+    name: str
+    data: np.ndarray
+    role: str
+    align: int = 16
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A static C function, rendered; requests of one name must be equal, and are emitted once."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One step of ``run``: a C function body that may be split between workers.
+
+    Attributes:
+        name: a C identifier, unique in the program.
+        title: one line for people: what it computes and its shapes.
+        nodes: names of the integer graph's nodes that it computes.
+        reads, writes: names of regions. Any region live across stages must be listed.
+        scratch: regions that live during this stage alone.
+        in_place: pairs ``(read, write)`` that may share an address if the read region dies here.
+        body: C statements. In scope: ``R_<region>`` for every region above, every constant,
+            ``part`` (``int32_t``, this worker's share, ``0 <= part < parts``), and libc's memcpy/memset.
+        kernels: functions that the body calls.
+        constants: arrays that body or kernels name.
+        parts: into how many independent shares the work is split; the results are the same however
+            many workers run them, in any order.
+    """
+
+    name: str
+    title: str
+    nodes: tuple[str, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    body: str
+    scratch: tuple[Region, ...] = ()
+    in_place: tuple[tuple[str, str], ...] = ()
+    kernels: tuple[Kernel, ...] = ()
+    constants: tuple[Constant, ...] = ()
+    parts: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A network lowered for one path.
+
+    Attributes:
+        prologue: C that precedes the kernels: includes, types and helpers of the path.
+    """
+
+    path: str
+    stages: tuple[Stage, ...]
+    regions: tuple[Region, ...]
+    prologue: str = ""
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may change the code but never a result.
+
+    Attributes:
+        tuning: a core's name from ``targets/`` (``cortex-a76``), or ``generic``.
+        memory: ``small`` prefers a small arena, ``fast`` prefers few instructions.
+    """
+
+    tuning: str = "generic"
+    memory: str = "fast"
+
+
+class Path(Protocol):
+    """How a path presents itself in ``mnv3c/paths/<name>``."""
+
+    name: str
+
+    def lower(self, graph: Graph, options: Options) -> Program:
+        """Lower a fused integer graph. Raises ``Mnv3cError`` naming a node it cannot compute."""
+        ...

@@ -7,7 +7,7 @@ arena, and the emitter writes ``<name>_<path>.c``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -96,14 +96,23 @@ class Program:
     """A network lowered for one path.
 
     Attributes:
-        prologue: C that precedes the kernels: includes, types and helpers of the path.
+        regions: every activation that lives across stages, the caller's buffers among them.
+        includes: system headers of the path, ``arm_neon.h`` say.
+        gcc_target, clang_target: what switches the instruction set on for this file alone
+            (``#pragma GCC target``, ``#pragma clang attribute``), so that a library needs no
+            compiler flag of its own; empty for the baseline.
+        prologue: C that precedes the kernels: types and small helpers of the path.
+        notes: what people should know, a slow generic kernel for an odd layer say.
     """
 
     path: str
     stages: tuple[Stage, ...]
     regions: tuple[Region, ...]
+    includes: tuple[str, ...] = ()
+    gcc_target: str = ""
+    clang_target: str = ""
     prologue: str = ""
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Graph, Node
+
+
+def fuse_residual(graph: Graph) -> Graph:
+    """Join a projection with the residual add that is the only reader of its int16 output.
+
+    Before::
+
+        t: int16 = QConv(x)
+        y: int8 = QAdd(t, shortcut)
+
+    After::
+
+        y: int8 = FusedConv(x, shortcut){QConv, QAdd}
+    """
+    projections: dict[str, q.QConv] = {}  # by the name of the add that absorbs them
+    for node in graph.nodes:
+        if isinstance(node, q.QConv) and graph.tensor(node.output).dtype == "int16":
+            add = graph.sole_consumer(node.output, q.QAdd)
+            # An add of two convolutions takes the later one, whose partner is then already computed.
+            if add is not None:
+                projections[add.name] = node
+    absorbed = {conv.name for conv in projections.values()}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.name in absorbed:
+            continue
+        if isinstance(node, q.QAdd) and node.name in projections:
+            conv = projections[node.name]
+            shortcut = next(i for i in node.inputs if i != conv.output)
+            node = q.FusedConv(
+                conv.name, (conv.inputs[0], shortcut), node.outputs, conv=conv, residual=node
+            )
+        nodes.append(node)
+    return graph.replace(nodes=tuple(nodes))

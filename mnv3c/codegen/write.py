@@ -1,0 +1,69 @@
+"""A library folder on disk: written beside and renamed, so that it is never half there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from mnv3c.errors import Mnv3cError
+
+# A folder that holds this file is ours to replace.
+MANIFEST = "manifest.json"
+
+
+def write_folder(target: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write ``files`` (relative path to contents) as the folder ``target``, all or nothing.
+
+    An existing library is replaced; an empty folder is used; any other existing path is refused.
+
+    Raises:
+        Mnv3cError: the place cannot be written, or holds something that is not ours.
+    """
+    target = Path(os.path.abspath(target))
+    _check_replaceable(target)
+    staging: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        for relative, content in files.items():
+            file = staging / relative
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        staging.chmod(0o755)
+        _swap(staging, target)
+    except OSError as error:
+        raise Mnv3cError(f"cannot write the library: {error.strerror or error}", str(target)) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.exists() and not target.is_symlink():
+        return
+    if not target.is_dir():
+        raise Mnv3cError("exists and is not a folder", str(target))
+    try:
+        ours = (target / MANIFEST).is_file() or not any(target.iterdir())
+    except OSError as error:
+        raise Mnv3cError(f"cannot be read: {error.strerror}", str(target)) from error
+    if not ours:
+        raise Mnv3cError(f"exists and holds no {MANIFEST}: not a library of ours, not replaced", str(target))
+
+
+def _swap(staging: Path, target: Path) -> None:
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / "library"
+    target.rename(old)
+    try:
+        staging.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)

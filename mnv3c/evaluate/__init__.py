@@ -1,0 +1,1 @@
+"""Scores of float and integer networks on labelled images."""

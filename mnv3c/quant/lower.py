@@ -1,0 +1,384 @@
+"""Lowering of one group of float nodes to primitive integer nodes.
+
+Every function reads the group's operands from the state, chooses the quantisation of the result from
+what the float network computes on the calibration images, and returns the nodes. The caller executes
+them, so that the next group is calibrated on what the integer network really hands it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.ir import float_ops as f
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Node
+from mnv3c.quant.groups import Group, is_gate, sharing
+from mnv3c.quant.ranges import LEVELS, Affine, affine, clip_range
+from mnv3c.quant.rounding import fit_weights
+from mnv3c.quant.state import State
+from mnv3c.quant.weights import accumulator_unit, fold_input_scale, make_conv
+from mnv3c.reference import floating
+from mnv3c.reference.arithmetic import quantize_multiplier
+
+# An accumulator unit finer than this share of the output's says nothing more and costs bias range.
+_FINEST_8 = 2.0**-20
+_FINEST_16 = 2.0**-13
+# The other way round, the left shift before the multiplication stays small.
+_COARSEST = 16.0
+_GATE_ONE = 2.0**15
+_SWISH_SHIFT_MAX = 7
+
+
+def lower(state: State, group: Group) -> list[Node]:
+    """Integer nodes of a group; its output is stored as ``state.affine[group.output]`` says.
+
+    Raises:
+        Mnv3cError: the group has no integer form; names the node.
+    """
+    head = group.head
+    if isinstance(head, f.Conv2d):
+        return _conv_group(state, group, head)
+    if isinstance(head, f.Activation):
+        return _table(state, head)
+    if isinstance(head, f.Add):
+        return _add(state, group, head)
+    if isinstance(head, f.Multiply):
+        return _multiply(state, group, head)
+    if isinstance(head, f.GlobalAveragePool):
+        return _mean(state, head)
+    if isinstance(head, f.Pool):
+        return _pool(state, head)
+    raise Mnv3cError(f"no integer form of {type(head).__name__}", head.name)
+
+
+def choose(
+    state: State,
+    name: str,
+    activation: f.Activation | None = None,
+    *,
+    floor: float = 0.0,
+    single: bool = False,
+    common_zero: bool = False,
+) -> Affine:
+    """int8 quantisation of a float tensor from its calibration values.
+
+    Args:
+        activation: a clip that produced the tensor; nothing outside its bounds is represented.
+        floor: the finest scale that makes sense.
+        single: one scale and zero point, whoever reads the tensor.
+        common_zero: one zero point, scales may be of a channel.
+    """
+    free = not single and state.options.per_channel and sharing(state.source, name) == "channel"
+    low, high = clip_range(state.seen(name), per_channel=free, method=state.options.ranges)
+    if activation is not None and activation.kind == "clip":
+        low = np.maximum(low, min(activation.low, 0.0))
+        high = np.minimum(high, max(activation.high, 0.0))
+    high = np.maximum(high, low + LEVELS * max(floor, 1e-30))
+    return affine(low, high, common_zero=common_zero)
+
+
+def _bounds(activation: f.Activation | None, a: Affine) -> tuple[int, int]:
+    """Integer clamp for a clip; where scales differ by channel the range itself clips."""
+    if activation is None or activation.kind != "clip" or len(a.scale) > 1:
+        return -128, 127
+    low, high = np.rint(np.asarray([activation.low, activation.high]) / a.scale[0] + a.zero_point[0])
+    return int(np.clip(low, -128, 127)), int(np.clip(high, -128, 127))
+
+
+def _conv_group(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
+    activation = group.activation
+    if group.add is not None:
+        return _conv_add(state, group, conv, group.add)
+    if activation is not None and activation.kind == "hard_swish":
+        return _conv_hard_swish(state, conv, activation)
+    if activation is not None and activation.kind == "hard_sigmoid":
+        return _conv_gate(state, conv, activation)
+    return _conv_int8(state, group, conv)
+
+
+def _unit(state: State, conv: f.Conv2d) -> np.ndarray:
+    """Accumulator units before the output's scale is known."""
+    return accumulator_unit(conv, fold_input_scale(conv, state.affine[conv.inputs[0]].scale))
+
+
+def _finish(
+    state: State,
+    conv: f.Conv2d,
+    output: str,
+    scale: np.ndarray | float,
+    finest: float,
+    zero_point: np.ndarray | float = 0.0,
+    clamp: tuple[int, int] = (-128, 127),
+) -> q.QConv:
+    weights, bias = fit_weights(state, conv, np.asarray(scale) * finest)
+    x = state.affine[conv.inputs[0]]
+    return make_conv(conv, output, weights, bias, x, scale, zero_point, *clamp)
+
+
+def _conv_int8(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
+    name = group.output
+    result = choose(state, name, group.activation, floor=float(_unit(state, conv).max()) / _COARSEST)
+    state.store(name, result)
+    clamp = _bounds(group.activation, result)
+    return [_finish(state, conv, name, result.scale, _FINEST_8, result.zero_point, clamp)]
+
+
+def final_conv(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
+    """The last convolution with an int16 result, whose scale just reaches what was seen, and half more."""
+    peak = float(np.abs(state.exact[group.output]).max()) or 1.0
+    scale = max(1.5 * peak / 32767, float(_unit(state, conv).max()) / _COARSEST)
+    state.store(group.output, Affine(np.asarray([scale]), np.zeros(1)), "int16")
+    return [_finish(state, conv, group.output, scale, _FINEST_16)]
+
+
+def _conv_hard_swish(state: State, conv: f.Conv2d, activation: f.Activation) -> list[Node]:
+    # x * clip(slope * x + 1/2, 0, 1) is h-swish(6 * slope * x) / (6 * slope).
+    stretch = 6.0 * activation.slope
+    result = choose(state, activation.output)
+    reach = float((result.scale * (127 - result.zero_point)).max()) * stretch
+    shift = max(0, int(np.ceil(np.log2(max(reach, 1e-30) / 1.5))))
+    # Sixteen bits leave room: a coarser unit that keeps the multiplier below one saves the pre-shift.
+    widest = float(_unit(state, conv).max()) * stretch
+    while (
+        shift < _SWISH_SHIFT_MAX
+        and widest >= _swish_unit(shift)
+        and _swish_unit(shift) < result.scale.min() * stretch / 16
+    ):
+        shift += 1
+    if shift > _SWISH_SHIFT_MAX:
+        raise Mnv3cError(f"h-swish results up to {reach:.3g} leave its range of 192", activation.name)
+    half = _swish_unit(shift) / 2 / stretch  # of the doubled product, in reals
+    multiplier = np.clip(np.floor(half / result.scale * _GATE_ONE), 1, 32767)
+    exact = Affine(half * _GATE_ONE / multiplier, result.zero_point)
+    pre = state.declare(
+        conv.output,
+        state.source.tensor(conv.output).shape,
+        "int16",
+        Affine(np.asarray([2 * half]), np.zeros(1)),
+    )
+    state.store(activation.output, exact)
+    return [
+        _finish(state, conv, pre, 2 * half, _FINEST_16),
+        q.QHardSwish(
+            activation.name,
+            (pre,),
+            (activation.output,),
+            shift,
+            multiplier.astype(np.int16),
+            exact.zero_point.astype(np.int16),
+        ),
+    ]
+
+
+def _swish_unit(shift: int) -> float:
+    """Real value of one unit of the h-swish input (numerics.md)."""
+    return 3.0 * 2**shift / 2**15
+
+
+def _conv_gate(state: State, conv: f.Conv2d, activation: f.Activation) -> list[Node]:
+    unit = 1.0 / (activation.slope * _GATE_ONE)
+    shape = state.source.tensor(conv.output).shape
+    pre = state.declare(conv.output, shape, "int16", Affine(np.asarray([unit]), np.zeros(1)))
+    state.store(activation.output, Affine(np.asarray([1 / _GATE_ONE]), np.zeros(1)), "int16")
+    offset = round(activation.offset * _GATE_ONE)
+    return [
+        _finish(state, conv, pre, unit, _FINEST_16),
+        q.QHardSigmoid(activation.name, (pre,), (activation.output,), int(np.clip(offset, -32768, 32767))),
+    ]
+
+
+def _conv_add(state: State, group: Group, conv: f.Conv2d, add: f.Add) -> list[Node]:
+    other = add.inputs[1] if add.inputs[0] == conv.output else add.inputs[0]
+    x = state.affine[other]
+    result = choose(
+        state, group.output, group.activation, floor=float(_unit(state, conv).max()) / 2**7, single=True
+    )
+    scale, zero = float(result.scale[0]), float(result.zero_point[0])
+    ratio = float(x.scale[0]) / scale
+    # Both operands, their sum and the zero points have to stay within 16 bits.
+    largest = max(
+        float(np.abs(state.exact[conv.output]).max()) * 1.5 / scale + abs(zero) + 128 * ratio, 128.0
+    )
+    fraction = min(7, int(np.floor(np.log2(32767 / largest))), int(np.floor(np.log2(32767 / (128 * ratio)))))
+    if fraction < 1:
+        raise Mnv3cError("operands of the sum are much wider than the sum itself", add.name)
+    fine = scale / 2**fraction
+    multiplier = round(ratio * 2 ** (7 + fraction))
+    taken = (zero - float(x.zero_point[0]) * multiplier / 2**7 / 2**fraction) * 2**fraction
+    pre = state.declare(
+        conv.output,
+        state.source.tensor(conv.output).shape,
+        "int16",
+        Affine(np.asarray([fine]), np.asarray([taken])),
+    )
+    state.store(group.output, result)
+    low, high = _bounds(group.activation, result)
+    first = add.inputs[0] == conv.output
+    return [
+        _finish(state, conv, pre, fine, _FINEST_16, taken),
+        q.QAdd(
+            add.name,
+            (pre, other) if first else (other, pre),
+            (group.output,),
+            (0, multiplier) if first else (multiplier, 0),
+            fraction,
+            0,
+            low,
+            high,
+        ),
+    ]
+
+
+def _add(state: State, group: Group, add: f.Add) -> list[Node]:
+    operands = [state.affine[i] for i in add.inputs]
+    result = choose(state, group.output, group.activation, single=True)
+    scale, zero = float(result.scale[0]), float(result.zero_point[0])
+    # An operand far wider than the sum would not fit; the sum's scale then follows the operands'.
+    scale = max(scale, max(float(a.scale[0]) for a in operands) / 32)
+    result = Affine(np.asarray([scale]), result.zero_point)
+    ratios = [float(a.scale[0]) / scale for a in operands]
+    span = (
+        sum(r * 128 for r in ratios)
+        + abs(zero)
+        + sum(r * abs(float(a.zero_point[0])) for r, a in zip(ratios, operands, strict=True))
+    )
+    fraction = min(
+        7, int(np.floor(np.log2(32767 / span))), int(np.floor(np.log2(32767 / (128 * max(ratios)))))
+    )
+    if fraction < 1:
+        raise Mnv3cError("operands of the sum are much wider than the sum itself", add.name)
+    multipliers = [round(r * 2 ** (7 + fraction)) for r in ratios]
+    bias = zero * 2**fraction - sum(
+        m / 2**7 * float(a.zero_point[0]) for m, a in zip(multipliers, operands, strict=True)
+    )
+    state.store(group.output, result)
+    low, high = _bounds(group.activation, result)
+    return [
+        q.QAdd(
+            add.name,
+            add.inputs,
+            (group.output,),
+            (multipliers[0], multipliers[1]),
+            fraction,
+            round(bias),
+            low,
+            high,
+        )
+    ]
+
+
+def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
+    data, gate = node.inputs
+    if not is_gate(state.source, gate):
+        raise Mnv3cError(
+            "multiplies two feature maps; only a gate of one value a channel is supported", node.name
+        )
+    x = state.affine[data]
+    nodes, gate_name = _as_gate(state, node, gate)
+    result = choose_gated(state, group, node)
+    ratio = x.scale / result.scale
+    shift = 0
+    while float(ratio.max()) >= 2**shift * 32767 / _GATE_ONE:
+        shift += 1
+    if shift > 7:
+        raise Mnv3cError("the gated tensor is much narrower than its input", node.name)
+    factor = np.clip(np.rint(ratio / 2**shift * _GATE_ONE), 0, 32767).astype(np.int16)
+    state.store(group.output, result)
+    low, high = _bounds(group.activation, result)
+    gated = q.QGate(
+        node.name,
+        (data, gate_name),
+        (group.output,),
+        factor,
+        x.zero_point.astype(np.int16),
+        shift,
+        int(result.zero_point[0]),
+        low,
+        high,
+    )
+    return [*nodes, gated]
+
+
+def choose_gated(state: State, group: Group, node: f.Multiply) -> Affine:
+    """Quantisation of a gate's product: at least a 64th of the input's scale, one zero point."""
+    x = state.affine[node.inputs[0]]
+    result = choose(state, group.output, group.activation, common_zero=True)
+    return Affine(np.maximum(result.scale, x.scale.max() / 64), result.zero_point[:1])
+
+
+def _as_gate(state: State, node: f.Multiply, gate: str) -> tuple[list[Node], str]:
+    """The gate in Q15: as it is stored, or converted by a depthwise 1x1 convolution that scales it."""
+    if state.tensors[gate].dtype == "int16":
+        return [], gate
+    values = state.exact[gate]
+    if values.min() < -1.0 or values.max() > 1.0:
+        raise Mnv3cError("gate outside [-1, 1]", node.name)
+    channels = values.shape[-1]
+    name = f"{node.name}_gate"
+    state.declare(name, (1, 1, channels), "int16", Affine(np.asarray([1 / _GATE_ONE]), np.zeros(1)))
+    one = f.Conv2d(
+        name,
+        (gate,),
+        (name,),
+        np.ones((channels, 1, 1, 1), np.float32),
+        np.zeros(channels, np.float32),
+        groups=channels,
+    )
+    return [_finish(state, one, name, 1 / _GATE_ONE, _FINEST_16)], name
+
+
+def _mean(state: State, node: f.GlobalAveragePool) -> list[Node]:
+    data = node.inputs[0]
+    height, width, channels = state.source.tensor(data).shape
+    x = state.affine[data]
+    result = choose(state, node.output)
+    scale = np.broadcast_to(x.scale, channels) / (height * width)
+    # A mean is never finer than its sum's unit by more than the shift allows.
+    result = Affine(np.maximum(result.scale, scale.max() / _COARSEST), result.zero_point)
+    multiplier, shift = quantize_multiplier(np.broadcast_to(scale / result.scale, channels))
+    zero = np.broadcast_to(x.zero_point, channels) * height * width
+    bias = np.rint(result.zero_point * result.scale / scale - zero)
+    if not np.all(np.ldexp(np.abs(bias) + 128.0 * height * width, shift) < 2.0**31):
+        raise Mnv3cError("too large an area for a 32-bit sum", node.name)
+    total = state.declare(f"{node.output}_sum", (1, 1, channels), "int32", None)
+    state.store(node.output, result)
+    return [
+        q.ChannelSum(f"{node.name}_sum", (data,), (total,)),
+        q.Requantize(
+            node.name, (total,), (node.output,), bias.astype(np.int32), q.Requant(multiplier, shift)
+        ),
+    ]
+
+
+def _pool(state: State, node: f.Pool) -> list[Node]:
+    data = node.inputs[0]
+    if node.kind == "max":
+        state.store(node.output, state.affine[data])
+        return [q.QMaxPool(node.name, node.inputs, node.outputs, node.kernel, node.stride, node.pad)]
+    if any(node.pad) and not node.count_include_pad:
+        raise Mnv3cError("an average pool whose divisor changes at the border is not supported", node.name)
+    channels = state.source.tensor(data).shape[2]
+    weight = np.full((channels, *node.kernel, 1), 1.0 / (node.kernel[0] * node.kernel[1]), np.float32)
+    conv = f.Conv2d(
+        node.name,
+        node.inputs,
+        node.outputs,
+        weight,
+        np.zeros(channels, np.float32),
+        node.stride,
+        node.pad,
+        groups=channels,
+    )
+    return _conv_int8(state, Group((conv,)), conv)
+
+
+def _table(state: State, node: f.Activation) -> list[Node]:
+    """An activation with no fused form: a table from the stored int8 values."""
+    x = state.affine[node.inputs[0]]
+    result = choose(state, node.output, node, single=True)
+    real = (np.arange(-128, 128) - x.zero_point[0]) * x.scale[0]
+    value = floating.activation(node, real)
+    table = np.clip(np.rint(value / result.scale[0] + result.zero_point[0]), -128, 127)
+    state.store(node.output, result)
+    return [q.QLut(node.name, node.inputs, node.outputs, table.astype(np.int8))]

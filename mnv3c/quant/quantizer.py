@@ -1,0 +1,169 @@
+"""Post-training quantisation: float graph and calibration inputs to an integer graph of primitives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+
+import numpy as np
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.images import Normalization, graph_normalization, random_inputs
+from mnv3c.ir import float_ops as f
+from mnv3c.ir.graph import Graph, Node
+from mnv3c.ir.verify import verify
+from mnv3c.quant import batched, door
+from mnv3c.quant.groups import Group, group
+from mnv3c.quant.lower import final_conv, lower
+from mnv3c.quant.state import Options, State
+from mnv3c.quant.weights import check_finite
+
+Progress = Callable[[str, int, int], None]
+RANDOM_COUNT = 16
+# All images go through the network together; this bounds the memory that takes.
+_PIXEL_BUDGET = 64 * 256 * 256
+INPUT_DTYPES = ("int8", "uint8", "float32")
+OUTPUT_DTYPES = ("int16", "int8", "float32")
+
+
+def quantize(
+    graph: Graph,
+    calibration: Iterable[np.ndarray] | None = None,
+    *,
+    input_dtype: str = "int8",
+    output_dtype: str = "int16",
+    normalization: Normalization | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> Graph:
+    """Quantise a float graph of one input.
+
+    Args:
+        graph: float graph (``float_ops``), well formed.
+        calibration: inputs of that graph, float ``(H, W, C)``: after normalisation and after the
+            ``input_affine`` that the front end took off the model (``images.network_input`` makes
+            them). ``None``: random images, and ``meta["random_calibration"]`` says so.
+        input_dtype: what the library takes. ``int8``: the graph's input, symmetric. ``uint8``: camera
+            bytes, with ``normalization`` and ``input_affine`` folded into the first convolution.
+            ``float32``: what the model file takes, with ``input_affine`` folded in.
+        output_dtype: ``int16`` (convolutions only; others give int8), ``int8`` or ``float32``.
+        normalization: bytes to what the model file takes; used by ``uint8``, and by random images.
+        progress: called with a step's name, how many are done and how many there are.
+        seed: of all sampling; the same seed gives the same bits.
+
+    Returns:
+        A verified graph of primitives; ``meta`` adds ``quantization`` (facts and settings),
+        ``notes`` and, without data, ``random_calibration``.
+
+    Raises:
+        Mnv3cError: bad calibration data, non-finite values, or a node with no integer form.
+    """
+    options = options or Options()
+    for value, allowed in ((input_dtype, INPUT_DTYPES), (output_dtype, OUTPUT_DTYPES)):
+        if value not in allowed:
+            raise Mnv3cError(f"dtype {value} is not one of {', '.join(allowed)}", graph.name)
+    graph, notes = _prepare(graph)
+    batch, count = _stack(graph, calibration, normalization, seed)
+    if count > len(batch):
+        notes.append(f"{len(batch)} of {count} calibration inputs used: inputs of this size take much memory")
+    name = graph.inputs[0]
+    state = State(door.with_inner_input(graph, input_dtype), options, np.random.default_rng(seed))
+    door.lower_input(state, batch, name, input_dtype, normalization)
+    _walk(state, group(state.source), progress, output_dtype)
+    facts = {
+        "method": asdict(options),
+        "calibration_images": len(batch),
+        "seed": seed,
+        "input_dtype": input_dtype,
+        "output_dtype": output_dtype,
+        "signal_to_noise_db": {name: round(value, 2) for name, value in state.noise.items()},
+    }
+    meta = {**graph.meta, "quantization": facts, "notes": [*_notes(graph), *notes]}
+    if calibration is None:
+        meta["random_calibration"] = True
+    result = Graph(graph.name, tuple(state.nodes), state.tensors, (name,), graph.outputs, meta)
+    return verify(door.finish(result.replace(), output_dtype))
+
+
+def _notes(graph: Graph) -> list[str]:
+    notes = graph.meta.get("notes", [])
+    return [str(n) for n in notes] if isinstance(notes, list | tuple) else [str(notes)]
+
+
+def _prepare(graph: Graph) -> tuple[Graph, list[str]]:
+    """Checks, and the graph without a softmax at its end."""
+    if len(graph.inputs) != 1:
+        raise Mnv3cError(f"{len(graph.inputs)} inputs; exactly one is supported", graph.name)
+    notes = []
+    for node in graph.nodes:
+        if isinstance(node, f.Conv2d):
+            check_finite(node)
+        if isinstance(node, f.Softmax):
+            if node.output not in graph.outputs or graph.consumers(node.output):
+                raise Mnv3cError("softmax inside the network is not supported, only at its end", node.name)
+            notes.append(f"softmax {node.name} left out: the library returns logits, whose order is the same")
+            outputs = tuple(node.inputs[0] if o == node.output else o for o in graph.outputs)
+            graph = graph.replace(nodes=tuple(n for n in graph.nodes if n is not node), outputs=outputs)
+    if graph.inputs[0] in graph.outputs or not graph.nodes:
+        raise Mnv3cError("the network computes nothing", graph.name)
+    return graph, notes
+
+
+def _stack(
+    graph: Graph, calibration: Iterable[np.ndarray] | None, normalization: Normalization | None, seed: int
+) -> tuple[np.ndarray, int]:
+    """The calibration batch ``(N, H, W, C)`` float32, and how many inputs there were."""
+    tensor = graph.tensor(graph.inputs[0])
+    if calibration is None:
+        pixel_map = graph_normalization(graph, normalization)
+        return random_inputs(tensor.shape, RANDOM_COUNT, seed, pixel_map), RANDOM_COUNT
+    most = max(1, _PIXEL_BUDGET // (tensor.shape[0] * tensor.shape[1]))
+    used: list[np.ndarray] = []
+    count = 0
+    for item in calibration:
+        count += 1
+        if len(used) >= most:
+            continue
+        value = np.asarray(item, np.float32)
+        if value.shape != tensor.shape:
+            raise Mnv3cError(
+                f"calibration input {count - 1} has shape {value.shape}, the network takes {tensor.shape}",
+                tensor.name,
+            )
+        if not np.isfinite(value).all():
+            raise Mnv3cError(f"calibration input {count - 1} holds NaN or infinity", tensor.name)
+        used.append(value)
+    if not used:
+        raise Mnv3cError("no calibration inputs", tensor.name)
+    return np.stack(used), count
+
+
+def _walk(state: State, groups: tuple[Group, ...], progress: Progress | None, output_dtype: str) -> None:
+    last_use = {name: i for i, g in enumerate(groups) for name in g.inputs}
+    for position, each in enumerate(groups):
+        for node in each.nodes:
+            args = [state.exact[i] for i in node.inputs]
+            state.exact[node.output] = batched.float_node(state.source, node, args)
+        nodes = _lower(state, each, output_dtype)
+        state.emit(*nodes)
+        values = state.execute(nodes, {i: state.stored[i] for i in each.inputs})
+        state.stored[each.output] = values[each.output]
+        state.measure(each.output)
+        for node in each.nodes[:-1]:
+            state.exact.pop(node.output, None)
+        state.release(each, last_use, position)
+        if progress is not None:
+            progress("quantise", position + 1, len(groups))
+
+
+def _lower(state: State, each: Group, output_dtype: str) -> list[Node]:
+    head = each.head
+    wide = (
+        output_dtype != "int8"
+        and each.output in state.source.outputs
+        and not state.source.consumers(each.output)
+    )
+    if wide and isinstance(head, f.Conv2d) and len(each.nodes) == 1:
+        return final_conv(state, each, head)
+    return lower(state, each)

@@ -1,0 +1,102 @@
+"""The integer graph while it grows, with what every tensor holds on the calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mnv3c.ir.graph import Graph, Node, Shape, Tensor
+from mnv3c.quant import batched
+from mnv3c.quant.groups import Group
+from mnv3c.quant.ranges import Affine, Sample, sample
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the quantiser may do.
+
+    Attributes:
+        ranges: ``minmax`` or ``mse`` (see ``ranges.clip_range``).
+        per_channel: give channels their own scale wherever that is free.
+        equalise: fold activation scales a channel into dense convolutions' weights where that
+            lowers the error on the calibration images.
+        rounding: ``nearest``, or ``reconstruct``: chosen so that the layer's outputs on the
+            calibration images change least.
+        bias_correction: cancel the mean error of every output channel.
+    """
+
+    ranges: str = "mse"
+    per_channel: bool = True
+    equalise: bool = True
+    rounding: str = "reconstruct"
+    bias_correction: bool = True
+
+
+@dataclass(eq=False)
+class State:
+    """Mutable while ``quantize`` walks a float graph.
+
+    Attributes:
+        source: the float graph.
+        exact: float tensor to its float32 batch ``(N, H, W, C)``.
+        stored: float tensor to the batch of integers that stands for it.
+        affine: float tensor to how those integers stand for reals.
+        nodes, tensors: of the integer graph.
+        noise: float tensor to the signal-to-noise ratio of its integers, in decibels.
+    """
+
+    source: Graph
+    options: Options
+    rng: np.random.Generator
+    exact: dict[str, np.ndarray] = field(default_factory=dict)
+    stored: dict[str, np.ndarray] = field(default_factory=dict)
+    affine: dict[str, Affine] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    noise: dict[str, float] = field(default_factory=dict)
+
+    def emit(self, *nodes: Node) -> None:
+        self.nodes += nodes
+
+    def declare(self, name: str, shape: Shape, dtype: str, affine: Affine | None) -> str:
+        """Add a tensor of the integer graph; returns its name."""
+        self.tensors[name] = Tensor(name, shape, dtype, affine.quant if affine else None)
+        return name
+
+    def store(self, name: str, affine: Affine, dtype: str = "int8") -> str:
+        """Declare the integer tensor of a float tensor of the same name."""
+        self.affine[name] = affine
+        return self.declare(name, self.source.tensor(name).shape, dtype, affine)
+
+    def seen(self, name: str) -> Sample:
+        return sample(name, self.exact[name], self.rng)
+
+    def execute(self, nodes: list[Node], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run new integer nodes on the calibration batch; returns every tensor they wrote."""
+        graph = Graph("part", tuple(nodes), self.tensors, tuple(inputs), (nodes[-1].output,))
+        values = dict(inputs)
+        for node in nodes:
+            values[node.output] = batched.integer_node(graph, node, [values[i] for i in node.inputs])
+        return values
+
+    def measure(self, name: str) -> None:
+        """Record the signal-to-noise ratio of a stored tensor."""
+        exact = self.exact[name]
+        error = self.affine[name].dequantize(self.stored[name]) - exact
+        self.noise[name] = signal_to_noise(exact, error)
+
+    def release(self, group: Group, last_use: Mapping[str, int], position: int) -> None:
+        """Forget batches that no later group reads."""
+        for name in group.inputs:
+            if last_use[name] <= position and name not in self.source.outputs:
+                self.exact.pop(name, None)
+                self.stored.pop(name, None)
+
+
+def signal_to_noise(signal: np.ndarray, error: np.ndarray) -> float:
+    """Ratio of powers in decibels; at most 200, which stands for no error."""
+    power = float(np.square(signal, dtype=np.float64).mean())
+    noise = float(np.square(error, dtype=np.float64).mean())
+    return float(min(200.0, 10 * np.log10(max(power, 1e-300) / max(noise, power * 1e-20, 1e-300))))

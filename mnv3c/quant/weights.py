@@ -1,0 +1,114 @@
+"""int8 weights, int32 biases and requantisation of one convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.ir import float_ops as f
+from mnv3c.ir import int_ops as q
+from mnv3c.quant.ranges import Affine
+from mnv3c.reference.arithmetic import quantize_multiplier
+
+WEIGHT_MAX = 127
+_BIAS_MAX = 2.0**30
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Rounded weights of a convolution.
+
+    Attributes:
+        values: int8 ``[out, kernel_h, kernel_w, in / groups]``.
+        unit: real value of one unit of each accumulator, float64 ``[out]``.
+    """
+
+    values: np.ndarray
+    unit: np.ndarray
+
+
+def fold_input_scale(node: f.Conv2d, scale: np.ndarray) -> np.ndarray:
+    """Weights times the scale of the input channel that each one reads, float64."""
+    out, _, _, per_group = node.weight.shape
+    weight = node.weight.astype(np.float64)
+    if len(scale) == 1:
+        return weight * scale[0]
+    by_group = scale.reshape(node.groups, per_group)
+    return weight * np.repeat(by_group, out // node.groups, axis=0)[:, None, None, :]
+
+
+def check_finite(node: f.Conv2d) -> None:
+    """Raises Mnv3cError naming the convolution if a weight or bias is NaN or infinite."""
+    if not (np.isfinite(node.weight).all() and np.isfinite(node.bias).all()):
+        raise Mnv3cError("weights or bias are not finite (NaN or infinity)", node.name)
+
+
+def accumulator_unit(node: f.Conv2d, folded: np.ndarray, smallest: np.ndarray | float = 0.0) -> np.ndarray:
+    """The accumulators' unit for which the largest weight of every output channel is 127.
+
+    It is raised where the bias would not fit 30 bits, and to ``smallest``: channels without weights,
+    or with negligible ones, need no fine unit.
+    """
+    peak = np.abs(folded).max(axis=(1, 2, 3)) / WEIGHT_MAX
+    return np.maximum.reduce(
+        [peak, np.abs(node.bias.astype(np.float64)) / _BIAS_MAX, np.broadcast_to(smallest, peak.shape)]
+    )
+
+
+def round_weights(folded: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Nearest int8 weights, in [-127, 127]."""
+    return np.clip(np.rint(folded / unit[:, None, None, None]), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
+
+
+def zero_point_sum(node: f.Conv2d, weights: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
+    """What the input's zero points add to each accumulator, float64 ``[out]``."""
+    out, _, _, per_group = weights.shape
+    sums = weights.astype(np.float64).sum(axis=(1, 2))
+    if len(zero_point) == 1:
+        return sums.sum(axis=1) * zero_point[0]
+    by_group = np.repeat(zero_point.reshape(node.groups, per_group), out // node.groups, axis=0)
+    return (sums * by_group).sum(axis=1)
+
+
+def make_conv(
+    node: f.Conv2d,
+    output: str,
+    weights: Weights,
+    bias: np.ndarray,
+    x: Affine,
+    scale: np.ndarray | float,
+    zero_point: np.ndarray | float = 0.0,
+    low: int = -128,
+    high: int = 127,
+) -> q.QConv:
+    """The integer convolution.
+
+    Args:
+        bias: real, float64 ``[out]``.
+        x: quantisation of the input.
+        scale, zero_point: of the output, an int8 or int16 tensor; the zero point goes into the bias.
+
+    Raises:
+        Mnv3cError: the bias or the accumulator leaves 32 bits.
+    """
+    scale = np.broadcast_to(np.asarray(scale, np.float64), weights.unit.shape)
+    ratio = weights.unit / scale
+    multiplier, shift = quantize_multiplier(ratio)
+    total = bias / weights.unit - zero_point_sum(node, weights.values, x.zero_point) + zero_point / ratio
+    worst = np.abs(weights.values.astype(np.int64)).sum(axis=(1, 2, 3)) * 128 + np.abs(total) + 1
+    if not np.all(np.ldexp(worst, shift) < 2.0**31):
+        raise Mnv3cError("weights, bias and activation ranges differ too much for 32-bit sums", node.name)
+    return q.QConv(
+        name=node.name,
+        inputs=node.inputs,
+        outputs=(output,),
+        weight=weights.values,
+        bias=np.rint(total).astype(np.int32),
+        requant=q.Requant(multiplier, shift, low=low, high=high),
+        stride=node.stride,
+        pad=node.pad,
+        dilation=node.dilation,
+        groups=node.groups,
+    )

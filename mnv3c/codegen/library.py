@@ -118,8 +118,10 @@ def _program(graph: Graph, lowered: LoweredPath, emitted: Emitted) -> dict[str, 
     program, memory = lowered.program, lowered.memory
     nodes = {n.name: n for n in graph.nodes}
     layers = []
+    counted: set[str] = set()  # a node may take several stages; its work is said once
     for i, stage in enumerate(program.stages):
-        members = [nodes[n] for n in stage.nodes if n in nodes]
+        members = [nodes[n] for n in stage.nodes if n in nodes and n not in counted]
+        counted.update(stage.nodes)
         layers.append(
             {
                 "index": i,

@@ -1,0 +1,23 @@
+"""Options and fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden C files instead of comparing")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of trained models and labelled images; tests that need it skip where it is not there."""
+    folder = Path(os.environ.get("MNV3C_DATA", _BESIDE))
+    if not (folder / "models").is_dir():
+        pytest.skip("no trained models: set MNV3C_DATA to the folder that holds models/ and images/")
+    return folder

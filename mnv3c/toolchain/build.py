@@ -1,0 +1,91 @@
+"""Building the C of a generated library in the three forms that the runners load."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.toolchain.compiler import Compiler, run
+
+SUPPORT = Path(__file__).with_name("support.c")
+_COMMON = ("-std=c11", "-O3")
+
+
+def build_executable(
+    compiler: Compiler,
+    sources: Iterable[Path],
+    output: Path,
+    *,
+    flags: Sequence[str] = (),
+    include: Sequence[Path] = (),
+) -> Path:
+    """Link C sources into a static executable (dynamic where the host is the target).
+
+    Raises:
+        Mnv3cError: a source does not compile or link; the message is the compiler's first error line.
+    """
+    link = ("-static",) if compiler.arch != "host" else ()
+    return _build(compiler, list(sources), output, flags, include, link)
+
+
+def build_freestanding(
+    compiler: Compiler,
+    sources: Iterable[Path],
+    output: Path,
+    *,
+    flags: Sequence[str] = (),
+    include: Sequence[Path] = (),
+) -> Path:
+    """A shared object without any C library: memcpy, memset and getauxval are linked in.
+
+    ``getauxval`` answers from the exported array ``mnv3c_support_hwcap`` (AT_HWCAP, AT_HWCAP2), which
+    whoever loads the object fills in. Raises as ``build_executable``.
+    """
+    hosted = ("-fPIC", "-fno-stack-protector", "-fvisibility=default")
+    # "-z defs": a symbol that nothing supplies must fail here and not when it is first called.
+    link = ("-shared", "-nostdlib", "-Wl,-z,defs", "-Wl,-z,max-page-size=4096")
+    return _build(compiler, [*sources, SUPPORT], output, (*flags, *hosted), include, link)
+
+
+def build_shared(
+    compiler: Compiler,
+    sources: Iterable[Path],
+    output: Path,
+    *,
+    flags: Sequence[str] = (),
+    include: Sequence[Path] = (),
+) -> Path:
+    """A shared object for this machine, to be loaded with ctypes. Raises as ``build_executable``."""
+    return _build(compiler, list(sources), output, (*flags, "-fPIC"), include, ("-shared",))
+
+
+def _build(
+    compiler: Compiler,
+    sources: list[Path],
+    output: Path,
+    flags: Sequence[str],
+    include: Sequence[Path],
+    link: Sequence[str],
+) -> Path:
+    if not sources:
+        raise Mnv3cError("no C source to build", str(output))
+    common = [*_COMMON, *flags, *(f"-I{folder}" for folder in include)]
+    with tempfile.TemporaryDirectory(prefix="mnv3c-") as folder:
+
+        def one(numbered: tuple[int, Path]) -> str:
+            number, source = numbered
+            target = str(Path(folder, f"{number}.o"))
+            run(compiler, [*common, "-c", str(source), "-o", target], f"compiling {source.name}")
+            return target
+
+        with ThreadPoolExecutor(max_workers=min(len(sources), os.cpu_count() or 1)) as pool:
+            objects = list(pool.map(one, enumerate(sources)))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
+        run(compiler, [*common, *link, *objects, "-o", str(partial)], f"linking {output.name}")
+        partial.replace(output)
+    return output

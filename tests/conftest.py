@@ -11,7 +11,9 @@ _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="rewrite the golden C files instead of comparing")
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the golden C files instead of comparing"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -77,13 +77,13 @@ class Builder:
         bias = self.rng.normal(0, spread / 4, out).astype(np.int32)
         r = self.requant(out, spread, target or (40 if dtype == "int8" else 9000), shift, **clamp)
         if offset:
-            r = q.Requant(r.multiplier, r.shift, self.rng.integers(-100, 100, out).astype(np.int16), r.low, r.high)
+            r = q.Requant(
+                r.multiplier, r.shift, self.rng.integers(-100, 100, out).astype(np.int16), r.low, r.high
+            )
         name, outputs = self._fresh("conv")
         dilations = (dilation, dilation)
         size = window_output_size((height, width), (kh, kw), strides, pad, dilations)
-        node = q.QConv(
-            name, (x,), outputs, weight.astype(np.int8), bias, r, strides, pad, dilations, groups
-        )
+        node = q.QConv(name, (x,), outputs, weight.astype(np.int8), bias, r, strides, pad, dilations, groups)
         return self._add(node, (*size, out), dtype, zero_point)
 
     def depthwise(self, x: str, kernel: int | tuple[int, int] = 3, **kwargs: object) -> str:
@@ -95,7 +95,9 @@ class Builder:
         n = shape[2] if per_channel else 1
         offset = np.asarray(self.zero_points(shape[2], per_channel), np.int16)
         name, outputs = self._fresh("swish")
-        node = q.QHardSwish(name, (x,), outputs, shift, self.rng.integers(100, 900, n).astype(np.int16), offset)
+        node = q.QHardSwish(
+            name, (x,), outputs, shift, self.rng.integers(100, 900, n).astype(np.int16), offset
+        )
         return self._add(node, shape, "int8", offset.tolist())
 
     def hard_sigmoid(self, x: str) -> str:
@@ -149,7 +151,9 @@ class Builder:
         gate = self.hard_sigmoid(self.conv(hidden, channels, dtype="int16", target=12000.0))
         return self.gate(x, gate)
 
-    def max_pool(self, x: str, kernel: int, stride: int, pad: tuple[int, int, int, int] = (0, 0, 0, 0)) -> str:
+    def max_pool(
+        self, x: str, kernel: int, stride: int, pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+    ) -> str:
         height, width, channels = self.tensors[x].shape
         size = window_output_size((height, width), (kernel, kernel), (stride, stride), pad)
         name, outputs = self._fresh("pool")
@@ -199,7 +203,9 @@ def inverted_residual(
     half = kernel // 2
     pad = (half, half, half, half) if stride == 1 else (half - 1, half - 1, half, half)
     if swish:
-        y = b.hard_swish(b.depthwise(y, kernel, stride=stride, pad=pad, dtype="int16"), per_channel=per_channel)
+        y = b.hard_swish(
+            b.depthwise(y, kernel, stride=stride, pad=pad, dtype="int16"), per_channel=per_channel
+        )
     else:
         y = b.depthwise(y, kernel, stride=stride, pad=pad)
     if reduced:

@@ -111,7 +111,12 @@ def _public_tensors(graph: Graph) -> list[dict[str, object]]:
                     "elements": tensor.elements,
                     "bytes": tensor.bytes,
                     "element": tensor.bytes // tensor.elements,
-                    "scales": [f"{s:.9g}" + ("" if "." in f"{s:.9g}" or "e" in f"{s:.9g}" else ".0") + "F" for s in quant.scale] if quant else [],
+                    "scales": [
+                        f"{s:.9g}" + ("" if "." in f"{s:.9g}" or "e" in f"{s:.9g}" else ".0") + "F"
+                        for s in quant.scale
+                    ]
+                    if quant
+                    else [],
                     "zero_points": list(quant.zero_point) if quant else [],
                     "meaning": _meaning(graph, tensor, direction),
                 }

@@ -141,7 +141,13 @@ def _program(graph: Graph, lowered: LoweredPath, emitted: Emitted) -> dict[str, 
         "notes": list(program.notes),
         "layers": layers,
         "memory": [
-            {"region": p.region.name, "offset": p.offset, "bytes": p.region.bytes, "first": p.first, "last": p.last}
+            {
+                "region": p.region.name,
+                "offset": p.offset,
+                "bytes": p.region.bytes,
+                "first": p.first,
+                "last": p.last,
+            }
             for p in memory.placements
         ],
     }

@@ -82,7 +82,8 @@ def plan_memory(program: Program) -> MemoryPlan:
     ]
     placements.sort(key=lambda p: (p.first, p.offset, p.region.name))
     bound = max(
-        (sum(b.bytes for b in blocks if b.first <= i <= b.last) for i in range(len(program.stages))), default=0
+        (sum(b.bytes for b in blocks if b.first <= i <= b.last) for i in range(len(program.stages))),
+        default=0,
     )
     return MemoryPlan(tuple(placements), max(_aligned(size, ARENA_ALIGN), ARENA_ALIGN), bound)
 
@@ -95,7 +96,9 @@ def _lifetimes(program: Program) -> list[tuple[Region, int, int]]:
             first.setdefault(name, i)
         for name in (*stage.reads, *stage.writes):
             last[name] = i
-    spans = [(r, first[r.name], last[r.name]) for r in program.regions if r.external is None and r.name in first]
+    spans = [
+        (r, first[r.name], last[r.name]) for r in program.regions if r.external is None and r.name in first
+    ]
     spans += [(r, i, i) for i, stage in enumerate(program.stages) for r in stage.scratch]
     return spans
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ def write_folder(target: Path, files: Mapping[str, str | bytes]) -> None:
     Raises:
         Mnv3cError: the place cannot be written, or holds something that is not ours.
     """
-    target = Path(os.path.abspath(target))
+    target = target.absolute()
     _check_replaceable(target)
     staging: Path | None = None
     try:

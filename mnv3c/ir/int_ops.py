@@ -71,10 +71,7 @@ class QConv(Node):
     @property
     def pointwise(self) -> bool:
         return (
-            self.kernel == (1, 1)
-            and self.groups == 1
-            and self.stride == (1, 1)
-            and self.pad == (0, 0, 0, 0)
+            self.kernel == (1, 1) and self.groups == 1 and self.stride == (1, 1) and self.pad == (0, 0, 0, 0)
         )
 
 

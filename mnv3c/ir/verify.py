@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,11 @@ def _shape(graph: Graph, node: Node, want: Shape) -> None:
 def _conv(graph: Graph, node: f.Conv2d | q.QConv) -> None:
     height, width, channels = graph.tensor(node.inputs[0]).shape
     out, kh, kw, per_group = node.weight.shape
-    _require(per_group * node.groups == channels, node.name, f"weights take {per_group * node.groups} channels, input has {channels}")
+    _require(
+        per_group * node.groups == channels,
+        node.name,
+        f"weights take {per_group * node.groups} channels, input has {channels}",
+    )
     _require(out % node.groups == 0, node.name, "outputs do not divide into groups")
     _require(node.bias.shape == (out,), node.name, f"bias of shape {node.bias.shape}")
     size = window_output_size((height, width), (kh, kw), node.stride, node.pad, node.dilation)
@@ -80,18 +85,30 @@ def _conv(graph: Graph, node: f.Conv2d | q.QConv) -> None:
 
 
 def _check_qconv(graph: Graph, node: q.QConv) -> None:
-    _require(node.weight.dtype == np.int8 and node.bias.dtype == np.int32, node.name, "weight int8, bias int32")
+    _require(
+        node.weight.dtype == np.int8 and node.bias.dtype == np.int32, node.name, "weight int8, bias int32"
+    )
     _require(bool((node.weight > -128).all()), node.name, "weight of -128")
     _check_requant(node.name, node.requant, node.weight.shape[0])
-    worst = np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3)) * 128 + np.abs(node.bias.astype(np.int64))
+    worst = np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3)) * 128 + np.abs(
+        node.bias.astype(np.int64)
+    )
     _require(bool((worst << node.requant.shift < 2**31).all()), node.name, "accumulator can overflow")
     _require(graph.tensor(node.inputs[0]).dtype == "int8", node.name, "input must be int8")
 
 
 def _check_requant(place: str, r: q.Requant, channels: int) -> None:
-    _require(r.multiplier.dtype == np.int32 and r.multiplier.shape == (channels,), place, "multiplier int32 a channel")
+    _require(
+        r.multiplier.dtype == np.int32 and r.multiplier.shape == (channels,),
+        place,
+        "multiplier int32 a channel",
+    )
     _require(bool((r.multiplier >= 0).all()), place, "negative multiplier")
-    _require(r.offset.dtype == np.int16 and len(r.offset) in (1, channels), place, "offset int16, one or one a channel")
+    _require(
+        r.offset.dtype == np.int16 and len(r.offset) in (1, channels),
+        place,
+        "offset int16, one or one a channel",
+    )
     _require(-128 <= r.low <= r.high <= 127, place, "clamp outside int8")
 
 
@@ -131,10 +148,14 @@ def _fused(graph: Graph, node: q.FusedConv) -> None:
     _require(node.inputs[0] == node.conv.inputs[0], node.name, "first input is not the convolution's")
     last = node.residual or node.activation or node.conv
     _require(node.outputs[0] == last.output, node.name, "first output is not the last part's")
-    _require((node.channel_sum is not None) == (len(node.outputs) == 2), node.name, "channel sums and outputs disagree")
+    _require(
+        (node.channel_sum is not None) == (len(node.outputs) == 2),
+        node.name,
+        "channel sums and outputs disagree",
+    )
 
 
-_RULES: dict[type[Node], Callable[[Graph, Node], None]] = {
+_RULES: dict[type[Node], Callable[[Graph, Any], None]] = {
     f.Conv2d: _conv,
     f.Activation: _same_shape,
     f.Add: _two_of_one_shape,
@@ -155,4 +176,4 @@ _RULES: dict[type[Node], Callable[[Graph, Node], None]] = {
     q.FlipSign: _same_shape,
     q.Dequantize: _same_shape,
     q.FusedConv: _fused,
-}  # type: ignore[assignment]
+}

@@ -31,8 +31,6 @@ def fuse_residual(graph: Graph) -> Graph:
         if isinstance(node, q.QAdd) and node.name in projections:
             conv = projections[node.name]
             shortcut = next(i for i in node.inputs if i != conv.output)
-            node = q.FusedConv(
-                conv.name, (conv.inputs[0], shortcut), node.outputs, conv=conv, residual=node
-            )
+            node = q.FusedConv(conv.name, (conv.inputs[0], shortcut), node.outputs, conv=conv, residual=node)
         nodes.append(node)
     return graph.replace(nodes=tuple(nodes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def accumulate(node: q.QConv, x: np.ndarray, pad_value: np.ndarray) -> np.ndarra
         return acc.astype(I64) + node.bias
     # Below 2**24 a float32 product of matrices is exact as well, and twice as fast.
     exact32 = kh * kw * per_group * 128 * 127 < 2**24
-    kind = np.float32 if exact32 else np.float64
+    kind: Any = np.float32 if exact32 else np.float64
     acc = np.empty((height, width, out), I64)
     step = out // node.groups
     for g in range(node.groups):

@@ -21,8 +21,12 @@ def doors(name: str = "doors", seed: int = 2) -> Graph:
     b = Builder(seed, name)
     pixels = b.flip_sign(b.input(9, 7, 3, dtype="uint8"))
     reals = b.quantize(b.input(9, 7, 3, dtype="float32"), per_channel=True)
-    x = b.add(b.conv(pixels, 6, offset=True, low=-100, high=90), b.conv(reals, 6, (3, 1), pad=(1, 0, 1, 0)), bias=12)
-    x = b.max_pool(b.lut(b.conv(x, 8, 3, groups=2, dilation=2, pad=(2, 2, 2, 2), shift=1)), 3, 2, (1, 1, 0, 0))
+    x = b.add(
+        b.conv(pixels, 6, offset=True, low=-100, high=90), b.conv(reals, 6, (3, 1), pad=(1, 0, 1, 0)), bias=12
+    )
+    x = b.max_pool(
+        b.lut(b.conv(x, 8, 3, groups=2, dilation=2, pad=(2, 2, 2, 2), shift=1)), 3, 2, (1, 1, 0, 0)
+    )
     y = b.conv(x, 8, dtype="int16")
     z = b.add(y, b.conv(x, 8, dtype="int16"), bias=-40)
     return b.finish(b.dequantize(z), x, b.hard_swish(b.depthwise(z, dtype="int16"), per_channel=True))

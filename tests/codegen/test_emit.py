@@ -39,7 +39,9 @@ def run_cli(program: Path, graph: Graph, folder: Path, seed: int = 0) -> tuple[b
 def test_bits_equal_the_reference_under_sanitizers(cc: str, make: type, tmp_path: Path) -> None:
     graph = make()
     folder = write(graph, tmp_path / "library")
-    program = command_line(cc, folder, tmp_path / "cli", "-fsanitize=undefined,address", "-fno-sanitize-recover=all")
+    program = command_line(
+        cc, folder, tmp_path / "cli", "-fsanitize=undefined,address", "-fno-sanitize-recover=all"
+    )
     for seed in range(3):
         got, want = run_cli(program, graph, tmp_path, seed)
         assert got == want
@@ -77,9 +79,23 @@ def test_symbols_are_prefixed_and_nothing_is_written(cc: str, tmp_path: Path) ->
 @pytest.mark.parametrize("cxx", ["g++", "clang++"])
 def test_header_is_cxx17(cxx: str, tmp_path: Path) -> None:
     folder = write(doors(), tmp_path / "library")
-    (tmp_path / "use.cpp").write_text('#include "doors.h"\nint main() { return doors_run(nullptr, nullptr, nullptr, nullptr); }\n')
+    (tmp_path / "use.cpp").write_text(
+        '#include "doors.h"\nint main() { return doors_run(nullptr, nullptr, nullptr, nullptr); }\n'
+    )
     try:
-        run(cxx, "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-fsyntax-only", "-I", folder, tmp_path / "use.cpp")
+        run(
+            cxx,
+            "-std=c++17",
+            "-Wall",
+            "-Wextra",
+            "-Wpedantic",
+            "-Wconversion",
+            "-Werror",
+            "-fsyntax-only",
+            "-I",
+            folder,
+            tmp_path / "use.cpp",
+        )
     except FileNotFoundError:
         pytest.skip(f"{cxx} is not installed")
 
@@ -112,7 +128,19 @@ int main(void) {
 }
 """
     )
-    run(cc, *STRICT, "-I", one, "-I", two, *sources(one), *sources(two), tmp_path / "main.c", "-o", tmp_path / "both")
+    run(
+        cc,
+        *STRICT,
+        "-I",
+        one,
+        "-I",
+        two,
+        *sources(one),
+        *sources(two),
+        tmp_path / "main.c",
+        "-o",
+        tmp_path / "both",
+    )
     run(tmp_path / "both")
 
 
@@ -191,7 +219,15 @@ def test_cmake_package_installs_and_is_found(cc: str, tmp_path: Path) -> None:
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
     folder = write(classifier(), tmp_path / "library")
-    run("cmake", "-S", folder, "-B", tmp_path / "b", f"-DCMAKE_INSTALL_PREFIX={tmp_path / 'prefix'}", f"-DCMAKE_C_COMPILER={cc}")
+    run(
+        "cmake",
+        "-S",
+        folder,
+        "-B",
+        tmp_path / "b",
+        f"-DCMAKE_INSTALL_PREFIX={tmp_path / 'prefix'}",
+        f"-DCMAKE_C_COMPILER={cc}",
+    )
     run("cmake", "--build", tmp_path / "b", "--target", "install")
     consumer = tmp_path / "consumer"
     consumer.mkdir()
@@ -199,7 +235,9 @@ def test_cmake_package_installs_and_is_found(cc: str, tmp_path: Path) -> None:
         "cmake_minimum_required(VERSION 3.16)\nproject(consumer C)\nfind_package(net REQUIRED)\n"
         "add_executable(consumer main.c)\ntarget_link_libraries(consumer PRIVATE net::net)\n"
     )
-    (consumer / "main.c").write_text('#include <net.h>\nint main(void) { return net_run(0, 0, 0, 0) == NET_ERROR_NULL ? 0 : 1; }\n')
+    (consumer / "main.c").write_text(
+        "#include <net.h>\nint main(void) { return net_run(0, 0, 0, 0) == NET_ERROR_NULL ? 0 : 1; }\n"
+    )
     run("cmake", "-S", consumer, "-B", tmp_path / "c", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
     run("cmake", "--build", tmp_path / "c")
     run(tmp_path / "c" / "consumer")

@@ -1,4 +1,4 @@
-"""The generated C as people see it: compared with files in ``golden/`` (``--update-golden`` rewrites them)."""
+"""The generated C as people see it, compared with ``golden/`` (``--update-golden`` rewrites that)."""
 
 from __future__ import annotations
 
@@ -23,5 +23,9 @@ def test_golden(make: type, request: pytest.FixtureRequest) -> None:
         if request.config.getoption("--update-golden"):
             golden.parent.mkdir(parents=True, exist_ok=True)
             golden.write_text(content)
-        assert golden.is_file(), f"{golden} is missing: run pytest with --update-golden and read the difference"
-        assert content == golden.read_text(), f"{name} changed: read the difference, then run with --update-golden"
+        assert golden.is_file(), (
+            f"{golden} is missing: run pytest with --update-golden and read the difference"
+        )
+        assert content == golden.read_text(), (
+            f"{name} changed: read the difference, then run with --update-golden"
+        )

@@ -43,12 +43,18 @@ def test_in_place_shares_the_address_only_where_the_source_dies() -> None:
     assert plan.arena_bytes == 640
     lives = Program("ref", (*dies.stages, stage("s2", "a b", "c")), regions)
     plan = plan_memory(lives)
-    check(Program("ref", (stage("s0", "", "a"), stage("s1", "a", "b"), stage("s2", "a b", "c")), regions), plan)
+    check(
+        Program("ref", (stage("s0", "", "a"), stage("s1", "a", "b"), stage("s2", "a b", "c")), regions), plan
+    )
     assert plan.arena_bytes == 3 * 640
 
 
 def test_scratch_lives_for_its_stage_and_callers_buffers_take_no_room() -> None:
-    regions = (Region("in", 5000, external=("input", 0)), Region("a", 64), Region("out", 9000, external=("output", 0)))
+    regions = (
+        Region("in", 5000, external=("input", 0)),
+        Region("a", 64),
+        Region("out", 9000, external=("output", 0)),
+    )
     program = Program(
         "ref",
         (

@@ -60,6 +60,8 @@ def test_saturation() -> None:
 def test_multipliers_reproduce_their_scales(scales: list[float]) -> None:
     multiplier, shift = quantize_multiplier(np.array(scales))
     assert multiplier.dtype == np.int32 and (multiplier >= 0).all()
-    np.testing.assert_allclose(np.ldexp(multiplier.astype(float), shift - 31), scales, atol=2.0 ** (shift - 32))
+    np.testing.assert_allclose(
+        np.ldexp(multiplier.astype(float), shift - 31), scales, atol=2.0 ** (shift - 32)
+    )
     # The shift is no larger than it has to be.
     assert shift == 0 or max(scales) >= 2.0 ** (shift - 1) * (1 - 2**-30)

@@ -28,8 +28,14 @@ def image(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2)])
 @pytest.mark.parametrize("pad", [(0, 0, 0, 0), (1, 1, 1, 1), (0, 0, 1, 1), (2, 1, 0, 3)])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
-def test_convolution(groups: int, stride: tuple[int, int], pad: tuple[int, int, int, int], dilation: tuple[int, int]) -> None:
-    x, weight, bias = image(9, 8, 6), image(12 if groups < 6 else 6, 3, 3, 6 // groups), image(12 if groups < 6 else 6)
+def test_convolution(
+    groups: int, stride: tuple[int, int], pad: tuple[int, int, int, int], dilation: tuple[int, int]
+) -> None:
+    x, weight, bias = (
+        image(9, 8, 6),
+        image(12 if groups < 6 else 6, 3, 3, 6 // groups),
+        image(12 if groups < 6 else 6),
+    )
     node = f.Conv2d("c", ("x",), ("y",), weight, bias, stride, pad, dilation, groups)
     want = convolve(x, weight, bias, stride, pad, dilation, groups)
     np.testing.assert_allclose(run_one(node, x), want, rtol=1e-4, atol=1e-3)
@@ -40,7 +46,11 @@ def test_convolution(groups: int, stride: tuple[int, int], pad: tuple[int, int, 
     [
         (f.Activation("a", ("x",), ("y",), "clip", low=0.0), "Relu", {}),
         (f.Activation("a", ("x",), ("y",), "hard_swish"), "HardSwish", {}),
-        (f.Activation("a", ("x",), ("y",), "hard_sigmoid", slope=0.2), "HardSigmoid", {"alpha": 0.2, "beta": 0.5}),
+        (
+            f.Activation("a", ("x",), ("y",), "hard_sigmoid", slope=0.2),
+            "HardSigmoid",
+            {"alpha": 0.2, "beta": 0.5},
+        ),
         (f.Activation("a", ("x",), ("y",), "sigmoid"), "Sigmoid", {}),
         (f.GlobalAveragePool("a", ("x",), ("y",)), "GlobalAveragePool", {}),
         (f.Softmax("a", ("x",), ("y",)), "Softmax", {"axis": 1}),

@@ -46,10 +46,20 @@ def test_accumulators_equal_onnxruntime_on_the_centred_input(
     bias = rng.integers(-500, 500, outs).astype(np.int32)
     step = outs // groups
     folded = [
-        int((weight[o].astype(int) * zero_point[o // step * (6 // groups) :][: 6 // groups]).sum()) for o in range(outs)
+        int((weight[o].astype(int) * zero_point[o // step * (6 // groups) :][: 6 // groups]).sum())
+        for o in range(outs)
     ]
     node = q.QConv(
-        "c", ("x",), ("y",), weight, (bias - folded).astype(np.int32), unit_requant(outs), stride, pad, dilation, groups
+        "c",
+        ("x",),
+        ("y",),
+        weight,
+        (bias - folded).astype(np.int32),
+        unit_requant(outs),
+        stride,
+        pad,
+        dilation,
+        groups,
     )
     got = integer.accumulate(node, x, zero_point.astype(np.int8))
     want = convolve(x.astype(np.float32) - zero_point, weight, bias, stride, pad, dilation, groups)
@@ -66,7 +76,14 @@ def test_wide_reduction_stays_exact() -> None:
 
 @pytest.mark.parametrize(
     ("acc", "scale", "offset", "want"),
-    [(10, 0.25, 0, 3), (-10, 0.25, 0, -2), (-11, 0.25, 0, -3), (100, 0.5, -60, -10), (90, 2.5, 0, 127), (400, 1.0, -300, 100)],
+    [
+        (10, 0.25, 0, 3),
+        (-10, 0.25, 0, -2),
+        (-11, 0.25, 0, -3),
+        (100, 0.5, -60, -10),
+        (90, 2.5, 0, 127),
+        (400, 1.0, -300, 100),
+    ],
 )
 def test_requantisation_by_hand(acc: int, scale: float, offset: int, want: int) -> None:
     r = unit_requant(1, scale)
@@ -90,7 +107,9 @@ def test_hard_swish_is_the_real_one_to_half_a_step(shift: int) -> None:
     # Every int16 value; the output's step is 1/32 and its zero point -100.
     x = np.arange(-32768, 32768).astype(np.int16).reshape(1, -1, 1)
     multiplier = round(3 * 2**shift / 2**16 * 32 * 32768)
-    node = q.QHardSwish("h", ("x",), ("y",), shift, np.array([multiplier], np.int16), np.array([-100], np.int16))
+    node = q.QHardSwish(
+        "h", ("x",), ("y",), shift, np.array([multiplier], np.int16), np.array([-100], np.int16)
+    )
     got = run_one(node, "int8", x)
     for value, out in list(zip(x.ravel().tolist(), got.ravel().tolist(), strict=True))[::97]:
         want = min(max(exact_hard_swish(value, shift) * 32 - 100, Fraction(-128)), Fraction(127))

@@ -211,7 +211,12 @@ def _requantize(graph: Graph, node: q.Requantize, regions: Regions) -> Stage:
         "offset": (_each_channel(node.requant.offset, y), "table"),
     }
     return _stage(
-        graph, node, regions, "requantize.c.j2", title=f"requantise the pool, {_shape(y)}", constants=constants
+        graph,
+        node,
+        regions,
+        "requantize.c.j2",
+        title=f"requantise the pool, {_shape(y)}",
+        constants=constants,
     )
 
 
@@ -228,7 +233,13 @@ def _quantize(graph: Graph, node: q.Quantize, regions: Regions) -> Stage:
         "zero_point": (_integers(node.zero_point, y), "table"),
     }
     return _stage(
-        graph, node, regions, "quantize.c.j2", title=f"quantise {_shape(y)}", constants=constants, parts=_row_parts(y)
+        graph,
+        node,
+        regions,
+        "quantize.c.j2",
+        title=f"quantise {_shape(y)}",
+        constants=constants,
+        parts=_row_parts(y),
     )
 
 
@@ -240,8 +251,13 @@ def _flip_sign(graph: Graph, node: q.FlipSign, regions: Regions) -> Stage:
 
 def _dequantize(graph: Graph, node: q.Dequantize, regions: Regions) -> Stage:
     y = graph.tensor(node.output)
-    constants = {"scale": (_floats(node.scale, y), "table"), "zero_point": (_integers(node.zero_point, y), "table")}
-    return _stage(graph, node, regions, "dequantize.c.j2", title=f"dequantise {_shape(y)}", constants=constants)
+    constants = {
+        "scale": (_floats(node.scale, y), "table"),
+        "zero_point": (_integers(node.zero_point, y), "table"),
+    }
+    return _stage(
+        graph, node, regions, "dequantize.c.j2", title=f"dequantise {_shape(y)}", constants=constants
+    )
 
 
 def _floats(values: tuple[float, ...], t: Tensor) -> np.ndarray:

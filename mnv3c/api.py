@@ -1,0 +1,242 @@
+"""The Python interface: what ``mnv3c compile`` does, as a function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv3c import targets
+from mnv3c.codegen.library import Library, build_library
+from mnv3c.codegen.program import Options
+from mnv3c.codegen.write import write_folder
+from mnv3c.errors import Mnv3cError
+from mnv3c.images import Normalization, calibration_inputs
+from mnv3c.ir.graph import Graph
+from mnv3c.ir.printer import print_graph
+from mnv3c.ir.verify import verify as verify_graph
+from mnv3c.paths import registry
+
+Progress = Callable[[str, int, int], None]
+INPUT_DTYPES = ("int8", "uint8", "float32")
+OUTPUT_DTYPES = ("int16", "int8", "float32")
+
+
+@dataclass(frozen=True)
+class CompiledLibrary:
+    """A library that was compiled.
+
+    Attributes:
+        name: prefix of its symbols.
+        directory: where it lies; ``None`` if no output folder was asked for.
+        manifest: the contents of ``manifest.json``.
+        files: relative path to contents.
+        notes: what the user should know: random weights, random calibration, slow fallbacks.
+    """
+
+    name: str
+    directory: Path | None
+    manifest: Mapping[str, Any]
+    files: Mapping[str, str | bytes]
+    notes: tuple[str, ...]
+
+
+def compile(
+    model: str | Path | Graph,
+    target: str = "arm64",
+    output: str | Path | None = None,
+    *,
+    name: str | None = None,
+    weights: str | Path | None = None,
+    calibration: str | Path | Iterable[np.ndarray] | None = None,
+    path: str | None = None,
+    input_dtype: str = "int8",
+    output_dtype: str = "int16",
+    normalize: Normalization | None = None,
+    width: float | None = None,
+    resolution: int | None = None,
+    classes: int | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    seed: int = 0,
+    memory: str = "fast",
+    dump_ir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> CompiledLibrary:
+    """Compile a network to a stand-alone C library.
+
+    Args:
+        model: a zoo name, a model file, or a float graph.
+        target: a core or platform of ``targets/``.
+        output: folder to write; an existing library there is replaced as a whole.
+        name: prefix of all symbols, a C identifier; by default made from the model's name.
+        weights: for a zoo network; without it the weights are random and a note says so.
+        calibration: folder of images, ``.npy`` file, or float32 network inputs ``(H, W, C)``;
+            without it random data is used and a note says so.
+        path: one path instead of those of the target.
+        input_dtype: ``int8`` (symmetric), ``uint8`` (raw image bytes, normalisation folded in) or
+            ``float32``.
+        output_dtype: ``int16``, ``int8`` or ``float32``.
+        normalize: image bytes to what the model file takes.
+        width, resolution, classes: of a zoo network.
+        input_shape: ``(H, W, C)`` for a model file that leaves it open.
+        seed: of random weights and random calibration.
+        memory: ``fast`` or ``small``: what to prefer where speed and arena compete.
+        dump_ir: folder for the graphs after each step, as text.
+        progress: called with (step, done, total).
+
+    Raises:
+        Mnv3cError: bad use or bad input; the message is one line and names the place.
+    """
+    chosen = targets.get(target)
+    _one_of(input_dtype, INPUT_DTYPES, "--input")
+    _one_of(output_dtype, OUTPUT_DTYPES, "--output")
+    _one_of(memory, ("fast", "small"), "--memory")
+    if path is not None:
+        registry.load(path)
+    if name is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise Mnv3cError(f"{name!r} is not a C identifier that begins with a letter", "--name")
+    tell = progress or (lambda step, done, total: None)
+    dump = _Dump(Path(dump_ir) if dump_ir is not None else None)
+
+    tell("read the model", 0, 1)
+    network = load(
+        model,
+        weights=weights,
+        width=width,
+        resolution=resolution,
+        classes=classes,
+        input_shape=input_shape,
+        seed=seed,
+        name=name,
+    )
+    tell("read the model", 1, 1)
+    dump("float", print_graph(network))
+    integer = quantize(
+        network,
+        calibration,
+        input_dtype=input_dtype,
+        output_dtype=output_dtype,
+        normalize=normalize,
+        seed=seed,
+        progress=tell,
+    )
+    dump("integer", print_graph(integer))
+    library = _emit(network, integer, chosen, path, memory, dump, tell)
+    directory = None
+    if output is not None:
+        directory = Path(output)
+        write_folder(directory, library.files)
+    return CompiledLibrary(
+        library.name, directory, library.manifest, library.files, _strings(library.manifest["notes"])
+    )
+
+
+def load(model: str | Path | Graph, **options: Any) -> Graph:
+    """The float graph of a zoo name or a model file (``mnv3c.frontend.load``); a graph as it is."""
+    if isinstance(model, Graph):
+        return model
+    from mnv3c.frontend import load as load_model  # imports TVM: seconds, and not needed for --help
+
+    if options.get("weights") is not None:
+        options["weights"] = str(options["weights"])
+    return load_model(str(model), **options)
+
+
+def quantize(
+    network: Graph,
+    calibration: str | Path | Iterable[np.ndarray] | None = None,
+    *,
+    input_dtype: str = "int8",
+    output_dtype: str = "int16",
+    normalize: Normalization | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Graph:
+    """Post-training quantisation of a float graph; the result has passed the verifier."""
+    from mnv3c.quant import quantize as run
+
+    data = calibration
+    if isinstance(calibration, str | Path):
+        data = calibration_inputs(Path(calibration), network, normalize)
+    return verify_graph(
+        run(
+            network,
+            data,  # type: ignore[arg-type]
+            input_dtype=input_dtype,
+            output_dtype=output_dtype,
+            normalization=normalize,
+            seed=seed,
+            progress=progress,
+        )
+    )
+
+
+def _emit(
+    network: Graph,
+    integer: Graph,
+    target: targets.Target,
+    path: str | None,
+    memory: str,
+    dump: _Dump,
+    tell: Progress,
+) -> Library:
+    paths = (path,) if path else registry.choose(target.paths, target.run_time_choice)
+    tuning = target.name if target.kind == "core" else "generic"
+    tell("generate C", 0, 1)
+    library = build_library(
+        integer,
+        paths,
+        options=Options(tuning=tuning, memory=memory),
+        float_graph=network,
+        settings={"target": target.name, "paths": list(paths), "memory": memory},
+        summary=_summary(integer, target),
+        notes=_notes(integer),
+        observe=lambda step, graph: dump(step, print_graph(graph)),
+    )
+    tell("generate C", 1, 1)
+    return library
+
+
+def _summary(graph: Graph, target: targets.Target) -> str:
+    shape = "x".join(str(n) for n in graph.tensor(graph.inputs[0]).shape)
+    return f"{graph.name}, {shape} input, int8, for {target.name}"
+
+
+def _notes(graph: Graph) -> tuple[str, ...]:
+    notes = []
+    if graph.meta.get("random_weights"):
+        notes.append("RANDOM WEIGHTS: no --weights were given; the answers mean nothing")
+    if graph.meta.get("random_calibration"):
+        notes.append("RANDOM CALIBRATION: no --calibration was given; expect a loss of accuracy")
+    return (*notes, *_strings(graph.meta.get("notes", ())))
+
+
+def _strings(values: Any) -> tuple[str, ...]:
+    return tuple(str(v) for v in values)
+
+
+def _one_of(value: str, known: tuple[str, ...], option: str) -> None:
+    if value not in known:
+        raise Mnv3cError(f"{value!r} is not one of {', '.join(known)}", option)
+
+
+class _Dump:
+    """Numbers and writes the graphs of ``--dump-ir``."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._count = 0
+
+    def __call__(self, step: str, text: str) -> None:
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / f"{self._count:02d}-{step}.txt").write_text(text)
+        except OSError as error:
+            raise Mnv3cError(f"cannot write: {error.strerror}", str(self._folder)) from error
+        self._count += 1

@@ -10,7 +10,7 @@ from mnv3c.ir.graph import Graph, Node, Quant, Tensor
 
 
 def print_graph(graph: Graph) -> str:
-    """The graph, one line a node, such as ``y: int8 7x7x96 q(0.024, -128) = QConv(x){weight=int8[96,1,1,24]}``."""
+    """One line a node, such as ``y: int8 7x7x96 q(0.024, -128) = QConv(x){weight=int8[96,1,1,24]}``."""
     lines = [f"graph {graph.name}({', '.join(_typed(graph, i) for i in graph.inputs)})"]
     for node in graph.nodes:
         targets = ", ".join(_typed(graph, o) for o in node.outputs)

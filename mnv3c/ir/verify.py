@@ -26,6 +26,8 @@ def verify(graph: Graph) -> Graph:
     ready = set(graph.inputs)
     for name in graph.inputs:
         _require(name in graph.tensors, name, "input has no tensor")
+    for tensor in graph.tensors:
+        _check_tensor(graph, tensor)
     names: set[str] = set()
     for node in graph.nodes:
         _require(node.name not in names, node.name, "two nodes of one name")
@@ -41,8 +43,6 @@ def verify(graph: Graph) -> Graph:
             rule(graph, node)
     for o in graph.outputs:
         _require(o in ready, o, "output is never written")
-    for tensor in graph.tensors.values():
-        _check_tensor(graph, tensor.name)
     return graph
 
 

@@ -29,7 +29,7 @@ def windows(
     dilation: tuple[int, int],
     pad_value: np.ndarray,
 ) -> np.ndarray:
-    """A view ``[out_h, out_w, kernel_h, kernel_w, C]`` of ``x`` padded with ``pad_value``, ``[1]`` or ``[C]``."""
+    """A view ``[out_h, out_w, kernel_h, kernel_w, C]`` of ``x`` padded with ``pad_value`` (``[C]``)."""
     top, left, bottom, right = pad
     height, width, channels = x.shape
     padded = np.empty((height + top + bottom, width + left + right, channels), x.dtype)

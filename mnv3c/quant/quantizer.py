@@ -77,6 +77,7 @@ def quantize(
         "seed": seed,
         "input_dtype": input_dtype,
         "output_dtype": output_dtype,
+        "normalization": None if normalization is None else asdict(normalization),
         "signal_to_noise_db": {name: round(value, 2) for name, value in state.noise.items()},
     }
     meta = {**graph.meta, "quantization": facts, "notes": [*_notes(graph), *notes]}

@@ -63,11 +63,14 @@ class Runner(Protocol):
         name: ``native``, ``host``, ``unicorn`` or ``qemu``.
         path: the path that runs.
         where: the CPU, for people.
+        parallel: whether the next run hands in a ``parallel_for``, which works the shares of a layer
+            last to first.
     """
 
     name: str
     path: str
     where: str
+    parallel: bool
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """One inference: arrays ``(H, W, C)`` in the order of the manifest.

@@ -82,7 +82,7 @@ class UnicornRunner:
         self.where = f"{self._cpu.core} (Unicorn, {self._cpu.unicorn})"
         self.stack_bytes = 0
         self._timeout = timeout
-        self._parallel = parallel
+        self.parallel = parallel
         self._runs = 0
         self._access = ""
         self._image = self._build(cc)
@@ -176,7 +176,7 @@ class UnicornRunner:
         for r, array in zip(self._inputs, arrays, strict=True):
             self._engine.mem_write(at[r.what], array.tobytes())
         self._write_exec([at[r.what] for r in self._inputs], [at[r.what] for r in self._outputs])
-        multiple = len(self.library.paths) > 1 or self._parallel
+        multiple = len(self.library.paths) > 1 or self.parallel
         outputs_at = _EXEC + 8 * len(self._inputs)
         exec_at = outputs_at + 8 * len(self._outputs)
         status = self.call(
@@ -226,7 +226,7 @@ class UnicornRunner:
         """The structs of the interface: one pointer a tensor; then ``exec``, which ends in the path."""
         many = self.library.paths if len(self.library.paths) > 1 else ()
         path = PATH_IDS[self.path] if self.path in many else 0
-        share = self._image.symbols["mnv3c_support_parallel_for"] if self._parallel else 0
+        share = self._image.symbols["mnv3c_support_parallel_for"] if self.parallel else 0
         data = struct.pack(f"<{len(inputs) + len(outputs) + 4}Qi", *inputs, *outputs, share, 0, 0, 0, path)
         self._engine.mem_write(_EXEC, data)
 

@@ -89,8 +89,7 @@ class HostRunner:
         self._function.argtypes = [ctypes.c_void_p] * 4
         self._function.restype = ctypes.c_int
         self._exec = _Exec(path=PATH_IDS[path])
-        if parallel:
-            self._exec.parallel_for = ctypes.cast(_reversed, ctypes.c_void_p)
+        self.parallel = parallel
         self._inputs = [_Buffer(f"input {t.name}", t.bytes, 64) for t in library.inputs]
         self._outputs = [_Buffer(f"output {t.name}", t.bytes, 64) for t in library.outputs]
         self._arena = _Buffer("arena", library.arena_bytes, ARENA_ALIGN)
@@ -105,6 +104,7 @@ class HostRunner:
             buffer.data[:] = np.frombuffer(array.tobytes(), np.uint8)
         sources = (ctypes.c_void_p * len(self._inputs))(*(b.address for b in self._inputs))
         sinks = (ctypes.c_void_p * len(self._outputs))(*(b.address for b in self._outputs))
+        self._exec.parallel_for = ctypes.cast(_reversed, ctypes.c_void_p) if self.parallel else None
         status = self._function(sources, sinks, self._arena.address, ctypes.byref(self._exec))
         self._runs += 1
         if status:

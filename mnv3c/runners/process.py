@@ -65,7 +65,7 @@ class ProcessRunner:
             self._prefix = [emulator, "-cpu", cpu.qemu]
         self.where = f"{cpu.core} (qemu, {cpu.qemu})" if emulate else "this machine"
         self._timeout = timeout
-        self._parallel = parallel
+        self.parallel = parallel
         self._best = ""
         self._runs = 0
         self._folder = tempfile.TemporaryDirectory(prefix="mnv3c-")
@@ -90,9 +90,7 @@ class ProcessRunner:
         library = self.library
         path = PATH_IDS[self.path] if len(library.paths) > 1 else 0
         command = [*self._prefix, str(self._program), str(source), str(sink)]
-        command += [
-            str(n) for n in (self._runs, len(batches), path, int(self._parallel), library.arena_bytes)
-        ]
+        command += [str(n) for n in (self._runs, len(batches), path, int(self.parallel), library.arena_bytes)]
         self._runs += len(batches)
         command += [*_sizes(library.inputs), *_sizes(library.outputs)]
         try:

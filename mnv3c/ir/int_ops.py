@@ -115,6 +115,18 @@ class QLut(Node):
     table: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class QLut16(Node):
+    """int8 to int16 through a table: ``out = table[x + 128]``. Makes the gate of a ``QGate`` where a
+    model stores the gate, or what it is computed from, in 8 bits.
+
+    Attributes:
+        table: int16 ``[256]``.
+    """
+
+    table: np.ndarray
+
+
 @dataclass(frozen=True)
 class QAdd(Node):
     """Sum of two tensors of one shape to int8, rounded once (numerics.md, "Residual add").

@@ -112,6 +112,13 @@ def _check_requant(place: str, r: q.Requant, channels: int) -> None:
     _require(-128 <= r.low <= r.high <= 127, place, "clamp outside int8")
 
 
+def _table(graph: Graph, node: q.QLut | q.QLut16) -> None:
+    dtype = np.dtype(np.int8 if isinstance(node, q.QLut) else np.int16)
+    _require(node.table.shape == (256,) and node.table.dtype == dtype, node.name, f"table must be {dtype} [256]")
+    _require(graph.tensor(node.inputs[0]).dtype == "int8", node.name, "input must be int8")
+    _same_shape(graph, node)
+
+
 def _same_shape(graph: Graph, node: Node) -> None:
     _shape(graph, node, graph.tensor(node.inputs[0]).shape)
 
@@ -166,7 +173,8 @@ _RULES: dict[type[Node], Callable[[Graph, Any], None]] = {
     q.QConv: _conv,
     q.QHardSwish: _same_shape,
     q.QHardSigmoid: _same_shape,
-    q.QLut: _same_shape,
+    q.QLut: _table,
+    q.QLut16: _table,
     q.QAdd: _two_of_one_shape,
     q.QGate: _gated,
     q.ChannelSum: _pooled,

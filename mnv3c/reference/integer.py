@@ -37,17 +37,21 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], *, keep: bool = False) -
     return values if keep else {name: values[name] for name in graph.outputs}
 
 
-def execute(graph: Graph, node: Node, values: Values) -> None:
-    """Run one node: reads its inputs from ``values`` and writes its outputs there."""
+def execute(graph: Graph, node: Node, values: Values, between: str = "int16") -> None:
+    """Run one node: reads its inputs from ``values`` and writes its outputs there.
+
+    ``between`` is the dtype of an output that the graph has no tensor for: it is inside a fused node.
+    """
     if isinstance(node, q.FusedConv):
         inner = dict(values)
+        # A table is the one activation that reads 8 bits.
+        between = "int8" if isinstance(node.activation, q.QLut) else "int16"
         for part in node.parts:
-            execute(graph, part, inner)
+            execute(graph, part, inner, between)
         values.update({name: inner[name] for name in node.outputs})
         return
-    # Tensors inside a fused node are no longer in the graph: their dtype follows from the operator.
     tensor = graph.tensors.get(node.output)
-    dtype = tensor.dtype if tensor else "int16"
+    dtype = tensor.dtype if tensor else between
     result = _RULES[type(node)](graph, node, [values[i] for i in node.inputs], dtype)
     values[node.output] = result.astype(dtype)
 
@@ -104,7 +108,7 @@ def _hard_sigmoid(_: Graph, node: q.QHardSigmoid, args: list[np.ndarray], dtype:
     return np.maximum(sat16(args[0].astype(I64) + node.offset), 0)
 
 
-def _lut(_: Graph, node: q.QLut, args: list[np.ndarray], dtype: str) -> np.ndarray:
+def _lut(_: Graph, node: q.QLut | q.QLut16, args: list[np.ndarray], dtype: str) -> np.ndarray:
     return node.table[args[0].astype(I64) + 128]
 
 
@@ -158,6 +162,7 @@ _RULES: dict[type[Node], Callable[..., np.ndarray]] = {
     q.QHardSwish: _hard_swish,
     q.QHardSigmoid: _hard_sigmoid,
     q.QLut: _lut,
+    q.QLut16: _lut,
     q.QAdd: _add,
     q.QGate: _gate,
     q.ChannelSum: _channel_sum,

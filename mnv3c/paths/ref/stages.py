@@ -10,7 +10,7 @@ from mnv3c.codegen.program import Constant, Kernel, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.errors import Mnv3cError
 from mnv3c.ir import int_ops as q
-from mnv3c.ir.graph import Graph, Node, Tensor
+from mnv3c.ir.graph import DTYPE_BYTES, Graph, Node, Tensor
 
 _CTYPE = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "int32": "int32_t", "float32": "float"}
 Regions = Mapping[str, str]
@@ -60,6 +60,9 @@ def _stage(
         names=prefix,
         **values,
     )
+    same_size = in_place is not None and _element(graph, node.inputs[in_place]) == _element(
+        graph, node.outputs[0]
+    )
     return Stage(
         name=label if outputs else f"{label}_sum",
         title=title,
@@ -67,7 +70,8 @@ def _stage(
         reads=reads,
         writes=writes,
         body=body,
-        in_place=() if in_place is None else ((reads[in_place], writes[0]),),
+        # Elements of one size only: else a share would write where another one still has to read.
+        in_place=((reads[in_place], writes[0]),) if in_place is not None and same_size else (),
         kernels=_kernels(body),
         constants=tuple(Constant(prefix[k], data, role) for k, (data, role) in (constants or {}).items()),
         parts=parts,
@@ -149,6 +153,10 @@ def _fused_conv(graph: Graph, node: q.FusedConv, regions: Regions) -> Stage:
     )
 
 
+def _element(graph: Graph, name: str) -> int:
+    return DTYPE_BYTES[graph.tensor(name).dtype]
+
+
 def _each_channel(values: np.ndarray, t: Tensor) -> np.ndarray:
     return np.broadcast_to(values, t.shape[2:]).copy()
 
@@ -167,10 +175,12 @@ def _hard_sigmoid(graph: Graph, node: q.QHardSigmoid, regions: Regions) -> Stage
     return _stage(graph, node, regions, "hard_sigmoid.c.j2", title=title, in_place=0)
 
 
-def _lut(graph: Graph, node: q.QLut, regions: Regions) -> Stage:
+def _lut(graph: Graph, node: q.QLut | q.QLut16, regions: Regions) -> Stage:
     title = f"table look-up, {_shape(graph.tensor(node.output))}"
     constants = {"lut": (node.table, "table")}
-    return _stage(graph, node, regions, "lut.c.j2", title=title, constants=constants, in_place=0)
+    # The int16 result does not fit where the int8 input was.
+    in_place = 0 if isinstance(node, q.QLut) else None
+    return _stage(graph, node, regions, "lut.c.j2", title=title, constants=constants, in_place=in_place)
 
 
 def _add(graph: Graph, node: q.QAdd, regions: Regions) -> Stage:
@@ -273,6 +283,7 @@ _RULES: dict[type[Node], Callable[..., Stage]] = {
     q.QHardSwish: _hard_swish,
     q.QHardSigmoid: _hard_sigmoid,
     q.QLut: _lut,
+    q.QLut16: _lut,
     q.QAdd: _add,
     q.QGate: _gate,
     q.ChannelSum: _channel_sum,

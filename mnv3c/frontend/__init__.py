@@ -1,1 +1,81 @@
-"""TODO"""
+"""From a MODEL argument (a zoo name or a file) to a verified float graph."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.frontend import zoo
+from mnv3c.ir.graph import Graph
+from mnv3c.ir.verify import verify
+
+
+def load(
+    model: str,
+    *,
+    weights: str | None = None,
+    width: float | None = None,
+    resolution: int | None = None,
+    classes: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    padding: str | None = None,
+    name: str | None = None,
+) -> Graph:
+    """Make the float graph of a zoo model or a model file.
+
+    ``graph.meta`` holds ``source`` (``zoo`` or ``onnx``), ``random_weights``, ``classes``, ``input_layout``
+    (the model's own, ``NCHW`` or ``NHWC``; the graph is always ``(H, W, C)``), ``sha256`` of the file read,
+    and ``input_affine``: ``{"scale": [C], "shift": [C]}`` with network input = raw · scale + shift, where
+    raw is what the model's own input takes (RGB / 255 for the zoo).
+
+    Args:
+        model: a zoo name, such as ``mobilenet_v3_small_0.75_128``, or the path of an ``.onnx`` file.
+        weights: zoo only; a ``.npz``, ``.pth`` or ``.safetensors`` state dict.
+        width, resolution, classes: zoo only; channel multiplier, input size in pixels, number of logits.
+        input_shape: files only; ``(3, H, W)`` or ``(1, 3, H, W)`` for inputs of dynamic shape.
+        seed: zoo only; of the random weights used without ``weights``.
+        padding: zoo only; ``torch`` or ``tf``.
+        name: of the graph, a C identifier; made from ``model`` by default.
+
+    Raises:
+        Mnv3cError: bad use or bad input, with the place.
+    """
+    if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise Mnv3cError(f"{name!r} is not a C identifier", "name")
+    path = Path(model)
+    if path.suffix == ".onnx" or path.is_file():
+        return _load_file(path, input_shape, name)
+    zoo_model = zoo.parse(model, width=width, resolution=resolution, classes=classes)
+    graph_name = name or zoo_model.identifier
+
+    def lower_zoo(module: Any, meta: dict[str, object]) -> Graph:
+        return _lower(module, graph_name, meta)
+
+    file = Path(weights) if weights is not None else None
+    return verify(zoo.load(zoo_model, lower_zoo, weights=file, padding=padding, seed=seed))
+
+
+def _load_file(path: Path, input_shape: tuple[int, ...] | None, name: str | None) -> Graph:
+    from mnv3c.frontend import onnx
+
+    module, meta = onnx.read(path, input_shape)
+    identifier = re.sub(r"[^A-Za-z0-9]+", "_", path.stem).strip("_").lower() or "model"
+    identifier = f"m_{identifier}" if identifier[0].isdigit() else identifier
+    return _lower(module, name or identifier, meta)
+
+
+def _lower(module: Any, name: str, meta: dict[str, object]) -> Graph:
+    # TVM takes two seconds to import: only who loads a model pays for it.
+    from mnv3c.frontend.lower import lower
+    from mnv3c.frontend.relax_passes import run_passes
+
+    module = run_passes(module)
+    attributes = module["main"].attrs
+    scale = [float(s) for s in attributes["mnv3c.input_scale"]]
+    shift = [float(s) for s in attributes["mnv3c.input_shift"]]
+    meta = {"random_weights": False, "input_affine": {"scale": scale, "shift": shift}} | meta
+    graph = verify(lower(module, name, meta))
+    return graph.replace(meta={"classes": graph.tensor(graph.outputs[0]).shape[2]} | dict(graph.meta))

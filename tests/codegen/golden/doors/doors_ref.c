@@ -275,7 +275,7 @@ static void layer_8(void *state_, int32_t part) {
   const doors_state *const state = (const doors_state *)state_;
   uint8_t *const R_pool7_out = state->output_1;
   uint8_t *const R_conv8_out = state->arena + 0;
-  uint8_t *const R_add10_out = state->arena + 0;
+  uint8_t *const R_add10_out = state->arena + 192;
   const int8_t *const weight_conv9 = doors_weight_conv9;
   const int32_t *const bias_conv9 = doors_bias_conv9;
   const int32_t *const multiplier_conv9 = doors_multiplier_conv9;
@@ -313,7 +313,7 @@ static void layer_8(void *state_, int32_t part) {
 /* Layer 9: dequantise 4x3x8 */
 static void layer_9(void *state_, int32_t part) {
   const doors_state *const state = (const doors_state *)state_;
-  uint8_t *const R_add10_out = state->arena + 0;
+  uint8_t *const R_add10_out = state->arena + 192;
   uint8_t *const R_dequantize11_out = state->output_0;
   const float *const scale_dequantize11 = doors_scale_dequantize11;
   const int16_t *const zero_point_dequantize11 = doors_zero_point_dequantize11;
@@ -329,7 +329,7 @@ static void layer_9(void *state_, int32_t part) {
 /* Layer 10: depthwise convolution 3x3, 4x3x8 to 2x1x8 */
 static void layer_10(void *state_, int32_t part) {
   const doors_state *const state = (const doors_state *)state_;
-  uint8_t *const R_add10_out = state->arena + 0;
+  uint8_t *const R_add10_out = state->arena + 192;
   uint8_t *const R_swish13_out = state->output_2;
   const int8_t *const weight_conv12 = doors_weight_conv12;
   const int32_t *const bias_conv12 = doors_bias_conv12;

@@ -1,0 +1,101 @@
+"""``mnv3c compile``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mnv3c.cli.model_options import NORMALIZATIONS, model_options, parse_normalization, parse_shape
+from mnv3c.cli.output import Output, json_option, millions, shape, size
+from mnv3c.errors import Mnv3cError
+
+if TYPE_CHECKING:
+    from mnv3c.api import CompiledLibrary
+
+
+@click.command()
+@click.argument("model")
+@click.option("--target", default="arm64", show_default=True, help="A name that `mnv3c targets` lists.")
+@click.option(
+    "-o", "--output", metavar="DIR", required=True, help="Folder to write; a library there is replaced."
+)
+@click.option("--name", help="Prefix of all symbols and files, a C identifier.")
+@click.option("--calibration", metavar="DIR|NPY", help="Images, or an array of inputs, to choose scales by.")
+@click.option("--path", help="Carry this path alone: ref, neon, dotprod or i8mm.")
+@click.option(
+    "--input",
+    "input_dtype",
+    type=click.Choice(["int8", "uint8", "float32"]),
+    default="int8",
+    show_default=True,
+    help="What the library takes: symmetric int8, camera bytes, or floats.",
+)
+@click.option(
+    "--output-type",
+    "output_dtype",
+    type=click.Choice(["int16", "int8", "float32"]),
+    default="int16",
+    show_default=True,
+    help="What it returns.",
+)
+@click.option(
+    "--normalize",
+    type=click.Choice(list(NORMALIZATIONS)),
+    help="What the model makes of a byte x: x, x/255, x/127.5-1, or ImageNet's mean and deviation.",
+)
+@click.option("--mean", metavar="R,G,B", help="Mean, of bytes or of images in 0 to 1.")
+@click.option("--std", metavar="R,G,B", help="Standard deviation, likewise.")
+@click.option("--memory", type=click.Choice(["fast", "small"]), default="fast", show_default=True)
+@click.option("--dump-ir", metavar="DIR", help="Write the graphs after each step there, as text.")
+@model_options
+@json_option
+def command(model: str, as_json: bool, **options: Any) -> None:
+    """Compile MODEL, a name that `mnv3c zoo` lists or a model file, to a stand-alone C library."""
+    output = Output(as_json)
+    normalize = parse_normalization(options.pop("normalize"), options.pop("mean"), options.pop("std"))
+    input_shape = parse_shape(options.pop("input_shape"))
+    if not options["output"]:
+        raise Mnv3cError("is empty", "--output")
+    began = time.monotonic()
+    from mnv3c import api  # heavy, and not needed to find a wrong option
+
+    with output.progress() as progress:
+        library = api.compile(
+            model, normalize=normalize, input_shape=input_shape, progress=progress, **options
+        )
+    seconds = time.monotonic() - began
+    for note in library.notes:
+        output.note(note)
+    output.result(_facts(library, seconds))
+    _tell(output, library, seconds)
+
+
+def _facts(library: CompiledLibrary, seconds: float) -> dict[str, Any]:
+    keys = (
+        "name",
+        "settings",
+        "inputs",
+        "outputs",
+        "paths",
+        "arena_bytes",
+        "constant_bytes",
+        "macs",
+        "notes",
+    )
+    facts = {k: library.manifest[k] for k in keys}
+    return {"ok": True, "directory": str(library.directory), **facts, "seconds": round(seconds, 3)}
+
+
+def _tell(output: Output, library: CompiledLibrary, seconds: float) -> None:
+    m = library.manifest
+    output.text(f"[bold green]{library.directory}[/]  {m['summary']}")
+    for kind in ("inputs", "outputs"):
+        for t in m[kind]:
+            output.text(f"  {kind[:-1]:<9} {t['name']}: {t['dtype']} {shape(t['shape'])}")
+    output.text(f"  paths     {', '.join(m['paths'])}")
+    output.text(f"  arena     {size(m['arena_bytes'])}")
+    output.text(f"  constants {size(m['constant_bytes'])}")
+    output.text(f"  work      {millions(m['macs'])} multiply-accumulates")
+    output.text(f"  {seconds:.1f} s; check it with: mnv3c verify {library.directory}")

@@ -1,0 +1,67 @@
+"""``mnv3c verify``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mnv3c.cli.output import Output, json_option, size
+
+if TYPE_CHECKING:
+    from mnv3c.verify import Report
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@click.option("--path", "paths", multiple=True, help="Only this path; may be repeated.")
+@click.option(
+    "--runner",
+    type=click.Choice(["auto", "native", "host", "unicorn", "qemu"]),
+    default="auto",
+    show_default=True,
+    help="What runs it; host is the ref path on any machine.",
+)
+@click.option("--cpu", "core", metavar="CORE", help="CPU to emulate, a core that `mnv3c targets` lists.")
+@click.option("--cc", metavar="COMMAND", help="C compiler. Default: $MNV3C_CC, or the first that works.")
+@click.option("--count", type=click.IntRange(0), default=4, show_default=True, help="Random inputs to run.")
+@click.option("--images", metavar="DIR", help="Images to run as well.")
+@click.option("--limit", type=click.IntRange(1), help="Of the images, take so many.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
+@json_option
+def command(directory: str, as_json: bool, **options: Any) -> None:
+    """Build the library in DIR, run it on (emulated) Arm, and compare every bit with the reference."""
+    output = Output(as_json)
+    from mnv3c.verify import verify
+
+    options["paths"] = options["paths"] or None
+    with output.progress() as progress:
+        report = verify(directory, progress=progress, **options)
+    output.result(report.as_dict())
+    _tell(output, report)
+    if not report.ok:
+        sys.exit(1)
+
+
+def _tell(output: Output, report: Report) -> None:
+    table = output.table(report.name, "path", "result", "on", "runs", "stack", "seconds", right=3)
+    for p in report.paths:
+        if p.skipped:
+            table.add_row(p.path, "[yellow]not run[/]", p.skipped, "", "", "")
+            continue
+        verdict = "[green]bit-equal[/]" if p.equal else "[bold red]FAILED[/]"
+        stack = "" if p.stack_bytes is None else size(p.stack_bytes)
+        table.add_row(p.path, verdict, f"{p.where}, {p.compiler}", str(p.runs), stack, f"{p.seconds:.1f}")
+    output.text(table)
+    for p in report.paths:
+        if p.problem:
+            output.text(f"[bold red]{p.path}:[/] {p.problem.replace('[', chr(92) + '[')}")
+    for name in report.changed_files:
+        output.text(f"[bold red]files:[/] {name}")
+    for e in report.errors:
+        output.text(
+            f"against the float network, {e.inputs} {e.source} inputs, output {e.output}:"
+            f" cosine {e.cosine:.5f}, SQNR {e.sqnr_db:.1f} dB, top-1 agreement {e.top1_agreement:.1%}"
+        )
+    output.text("[bold green]ok[/]" if report.ok else "[bold red]failed[/]")

@@ -1,0 +1,150 @@
+"""Collects the stages of a program and brings every tensor into the form that a stage wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mnv3c.codegen.program import Constant, Kernel, Program, Region, Stage
+from mnv3c.codegen.render import identifier, render
+from mnv3c.ir.graph import Graph, Node, Tensor
+from mnv3c.paths.common.regions import external, region_names
+from mnv3c.paths.dotprod.layout import tiled_bytes
+from mnv3c.paths.dotprod.windows import Block
+from mnv3c.paths.ref.stages import lower_node
+
+# Dense, or tiled with blocks of that shape.
+Form = Block | None
+DENSE: Form = None
+
+
+def template_kernel(name: str) -> Kernel:
+    """The kernel of ``templates/kernels/dotprod/<name>.c.j2``, which has no variants."""
+    return Kernel(f"{name}_dotprod", render(f"kernels/dotprod/{name}.c.j2"))
+
+
+def shape_text(tensor: Tensor) -> str:
+    return "x".join(str(n) for n in tensor.shape)
+
+
+class Builder:
+    """The program under construction."""
+
+    def __init__(self, graph: Graph, path: str) -> None:
+        self.graph = graph
+        self.path = path
+        self._names = region_names(graph)
+        self._regions: dict[str, Region] = {}
+        self._forms: dict[tuple[str, Form], str] = {}
+        self._taken = set(self._names.values())
+        self._stages: list[Stage] = []
+        self._notes: list[str] = []
+        for tensor in graph.inputs:
+            self._forms[tensor, DENSE] = self._region(tensor, DENSE)
+
+    def _region(self, tensor: str, form: Form) -> str:
+        t = self.graph.tensor(tensor)
+        if form is None:
+            name, outside = self._names[tensor], external(self.graph, tensor)
+            size = t.bytes if outside else -(-t.bytes // 16) * 16
+        else:
+            name, outside = self._unique(f"{self._names[tensor]}_{form[0]}x{form[1]}"), None
+            size = tiled_bytes(t.shape, form)
+        self._regions[name] = Region(name, size, external=outside)
+        return name
+
+    def _unique(self, name: str) -> str:
+        """A region's name that no tensor and no other region has."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
+
+    def scratch(self, name: str, size: int, align: int = 16) -> Region:
+        """Memory for one stage."""
+        return Region(self._unique(name), size, align=align)
+
+    def provide(self, tensor: str, form: Form) -> str:
+        """The region that the stage about to be added writes ``tensor`` to."""
+        region = self._region(tensor, form)
+        self._forms[tensor, form] = region
+        return region
+
+    def has(self, tensor: str, form: Form) -> bool:
+        return (tensor, form) in self._forms
+
+    def need(self, tensor: str, form: Form) -> str:
+        """The region that holds ``tensor`` in that form; adds a conversion where there is none yet."""
+        if (tensor, form) in self._forms:
+            return self._forms[tensor, form]
+        if form is not DENSE and (tensor, DENSE) not in self._forms:
+            self.need(tensor, DENSE)
+        source_form = DENSE if form is not DENSE else next(f for t, f in self._forms if t == tensor)
+        source = self._forms[tensor, source_form]
+        target = self.provide(tensor, form)
+        block = form or source_form
+        assert block is not None
+        t = self.graph.tensor(tensor)
+        kernel = "tiles_from_dense" if form is not DENSE else "dense_from_tiles"
+        height, width, channels = t.shape
+        self.add(
+            Stage(
+                name=f"{kernel}_{target}",
+                title=f"{kernel.replace('_', ' ')}, {shape_text(t)}",
+                nodes=(self._owner(tensor),),
+                reads=(source,),
+                writes=(target,),
+                body=f"{kernel}_dotprod((const int8_t *)R_{source}, (int8_t *)R_{target},"
+                f" {height}, {width}, {channels}, {block[0]}, {block[1]});",
+                kernels=(template_kernel(kernel),),
+            )
+        )
+        return target
+
+    def _owner(self, tensor: str) -> str:
+        """A node to which a conversion of ``tensor`` belongs: its producer, else its first reader."""
+        producer = self.graph.producer(tensor)
+        return (producer or self.graph.consumers(tensor)[0]).name
+
+    def add(self, stage: Stage) -> None:
+        self._stages.append(stage)
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+
+    def fall_back(self, node: Node, reason: str = "") -> None:
+        """Compute ``node`` with the portable kernels of the ``ref`` path."""
+        names = dict(self._names)
+        for tensor in node.inputs:
+            names[tensor] = self.need(tensor, DENSE)
+        for tensor in node.outputs:
+            names[tensor] = self.provide(tensor, DENSE)
+        for stage in lower_node(self.graph, node, names):
+            self.add(stage)
+        if reason:
+            self.note(f"{node.name}: portable kernel ({reason})")
+
+    def program(self, **fields: object) -> Program:
+        """Finish: outputs in the caller's form."""
+        for tensor in self.graph.outputs:
+            self.need(tensor, DENSE)
+        return Program(
+            path=self.path,
+            stages=tuple(self._stages),
+            regions=tuple(self._regions.values()),
+            notes=tuple(self._notes),
+            **fields,  # type: ignore[arg-type]
+        )
+
+
+def constants(label: str, arrays: Mapping[str, tuple[np.ndarray, str]]) -> tuple[Constant, ...]:
+    """Constants named ``<key>_<label>``."""
+    return tuple(Constant(f"{key}_{label}", data, role) for key, (data, role) in arrays.items())
+
+
+def unique(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
+    return tuple({k.name: k for k in kernels}.values())
+
+
+__all__ = ["DENSE", "Builder", "Form", "constants", "identifier", "shape_text", "template_kernel", "unique"]

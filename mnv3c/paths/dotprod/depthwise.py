@@ -1,0 +1,168 @@
+"""Depthwise kernels: straight-line products for each window, block shape and epilogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnv3c.codegen.program import Kernel
+from mnv3c.codegen.render import render
+from mnv3c.ir.int_ops import QConv
+from mnv3c.paths.dotprod.epilogue import Epilogue
+from mnv3c.paths.dotprod.windows import Block, WindowPlan, plan_lookup
+
+# Weight vectors that stay in registers beside accumulators, tiles and constants.
+_RESIDENT = 18
+
+
+@dataclass(frozen=True)
+class _OutputBlock:
+    column: int
+    accumulators: tuple[str, ...]
+    result: str
+    mask: bool
+
+
+@dataclass(frozen=True)
+class BlockGroup:
+    """Some neighbouring output blocks, computed together.
+
+    Attributes:
+        accumulators: C names, to be set to the bias.
+        lines: C statements: tile loads and products.
+        blocks: the output blocks.
+        advance: bytes from this group's first input tile to the next group's.
+        vectors: the weight vectors that the lines read.
+    """
+
+    accumulators: tuple[str, ...]
+    lines: tuple[str, ...]
+    blocks: tuple[_OutputBlock, ...]
+    advance: int
+    vectors: frozenset[int]
+
+
+def _block_group(plan: WindowPlan, blocks: int, resident: bool, edge_pixels: int) -> BlockGroup:
+    """``edge_pixels``: pixels of the last block that lie in the image, 0 for all."""
+
+    def accumulator(block: int, position: int) -> str | None:
+        if edge_pixels and block == blocks - 1 and position >= edge_pixels:
+            return None
+        return f"a{block}_{position}"
+
+    lines: list[str] = []
+    loaded: set[tuple[int, int]] = set()
+    seen: set[int] = set()
+    for row in range(plan.span[0]):
+        products = [p for p in plan.products if p.row == row]
+        for vector in dict.fromkeys(p.vector for p in products):
+            users = [
+                (accumulator(b, p.position), p.column + b * plan.step[1])
+                for p in products
+                if p.vector == vector
+                for b in range(blocks)
+            ]
+            users = [(a, column) for a, column in users if a is not None]
+            if not users:
+                continue
+            weight = f"w{vector}"
+            if not resident:
+                weight = f"v{row}_{vector}"
+                lines.append(f"const int8x16_t {weight} = vld1q_s8(w + {16 * vector});")
+            for _, column in users:
+                if (row, column) not in loaded:
+                    loaded.add((row, column))
+                    at = f"{row} * call->in_row + {16 * column}"
+                    lines.append(f"const int8x16_t t{row}_{column} = vld1q_s8(x + {at});")
+            lines += [f"{a} = vdotq_s32({a}, t{row}_{column}, {weight});" for a, column in users]
+            seen.add(vector)
+    outputs = tuple(
+        _OutputBlock(
+            b,
+            tuple(accumulator(b, p) or f"a{b}_0" for p in range(4)),
+            f"out{b}",
+            mask=bool(edge_pixels) and b == blocks - 1,
+        )
+        for b in range(blocks)
+    )
+    names = tuple(dict.fromkeys(a for o in outputs for a in o.accumulators))
+    return BlockGroup(names, tuple(lines), outputs, 16 * plan.step[1] * blocks, frozenset(seen))
+
+
+@dataclass(frozen=True)
+class DepthwiseKernel:
+    """A rendered kernel and how a call drives it.
+
+    Attributes:
+        steps: runs of the main group for each row of blocks.
+        vector_bytes: scratch for weight vectors, 0 where they stay in registers.
+    """
+
+    kernel: Kernel
+    steps: int
+    vector_bytes: int
+
+
+def depthwise_kernel(
+    conv: QConv, plan: WindowPlan, block_in: Block, block_out: Block, e: Epilogue, width: int
+) -> DepthwiseKernel | None:
+    """The kernel for rows of ``width`` output pixels; ``None`` if the window is too wide for it."""
+    lookup = plan_lookup(plan, conv.kernel[1])
+    if lookup is None:
+        return None
+    resident = len(plan.vectors) <= _RESIDENT
+    columns = -(-width // block_out[1])
+    edge_pixels = width % 4 if block_out == (1, 4) else 0
+    blocks = _blocks_at_once(plan, resident, columns)
+    steps, tail = divmod(columns, blocks)
+    if edge_pixels and tail == 0:
+        steps, tail = steps - 1, blocks
+    label = (
+        f"{conv.kernel[0]}x{conv.kernel[1]}_s{conv.stride[0]}{conv.stride[1]}_d{conv.dilation[0]}{conv.dilation[1]}"
+        f"_p{conv.pad[0]}{conv.pad[1]}_{block_in[0]}x{block_in[1]}_{block_out[0]}x{block_out[1]}"
+    )
+    name = f"depthwise_{label}_{blocks if steps else 0}_{tail}e{edge_pixels}_{e.label}_dotprod"
+    groups = []
+    if steps:
+        groups.append(_block_group(plan, blocks, resident, 0))
+    if tail:
+        groups.append(_block_group(plan, tail, resident, edge_pixels))
+    used = sorted(set().union(*(g.vectors for g in groups)))
+    source = render(
+        "kernels/dotprod/depthwise.c.j2",
+        name=name,
+        title=f"{conv.kernel[0]}x{conv.kernel[1]}, stride {conv.stride[0]}, blocks {block_in} to {block_out}",
+        epilogue=e,
+        lookup=lookup,
+        used=[(v, *lookup.vectors[v]) for v in used],
+        offsets=sorted({lookup.vectors[v][0] for v in used}),
+        used_indices=sorted({lookup.vectors[v][1] for v in used}),
+        resident=resident,
+        main=groups[0] if steps else None,
+        tail=groups[-1] if tail else None,
+        blocks=blocks,
+        has_main=steps > 0,
+        edge_pixels=edge_pixels,
+        edge_mask=[255 if i < 4 * edge_pixels else 0 for i in range(16)],
+        row_step=plan.step[0],
+        weight_bytes=conv.kernel[0] * conv.kernel[1] * 4,
+    )
+    return DepthwiseKernel(Kernel(name, source), steps, 0 if resident else 16 * len(plan.vectors))
+
+
+def _blocks_at_once(plan: WindowPlan, resident: bool, columns: int) -> int:
+    """Blocks that share loads: bounded by the registers, then balanced over the row."""
+    most = 2 if resident else 4
+    groups = -(-columns // most)
+    return min(columns, -(-columns // groups))
+
+
+def pack_depthwise(conv: QConv) -> np.ndarray:
+    """int8 ``[quads, kernel_h, kernel_w, 4]``, flat, with zeros behind for the widest table load."""
+    channels, kh, kw, _ = conv.weight.shape
+    quads = -(-channels // 4)
+    padded = np.zeros((quads * 4, kh, kw), np.int8)
+    padded[:channels] = conv.weight[..., 0]
+    packed = padded.reshape(quads, 4, kh, kw).transpose(0, 2, 3, 1)
+    return np.concatenate([packed.reshape(-1), np.zeros(64, np.int8)])

@@ -1,0 +1,41 @@
+"""Where a value of a tensor lies: dense, or in tiles of 4 pixels by 4 channels.
+
+A tile is 16 bytes. A tiled tensor is ``[block row][block column][channel / 4]`` tiles, each
+*channel-minor* (``[4 pixels][4 channels]``). The 4 pixels are a block of the image, 2x2 or 1x4.
+Windows for depthwise convolutions, which live inside one stage, are *pixel-minor*.
+"""
+
+from __future__ import annotations
+
+from mnv3c.ir.graph import Shape
+from mnv3c.paths.dotprod.windows import Block
+
+SQUARE: Block = (2, 2)
+ROW: Block = (1, 4)
+TILE = 16
+# From this width on, rows are preferred where neither shape wastes a pixel: row buffers are half as high.
+_WIDE = 56
+
+
+def grid(shape: Shape, block: Block) -> tuple[int, int]:
+    """Rows and columns of blocks."""
+    return -(-shape[0] // block[0]), -(-shape[1] // block[1])
+
+
+def quads(channels: int) -> int:
+    return -(-channels // 4)
+
+
+def tiled_bytes(shape: Shape, block: Block) -> int:
+    rows, columns = grid(shape, block)
+    return rows * columns * quads(shape[2]) * TILE
+
+
+def best_block(shape: Shape) -> Block:
+    """The block shape that wastes the fewest pixels."""
+    height, width = shape[:2]
+    if height % 2 or width % 2:
+        return ROW
+    if width % 4:
+        return SQUARE
+    return ROW if width >= _WIDE else SQUARE

@@ -1,0 +1,41 @@
+"""Walks the graph and picks a stage for every operator."""
+
+from __future__ import annotations
+
+from mnv3c.codegen.program import Options, Program
+from mnv3c.codegen.render import render
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Graph
+from mnv3c.paths.dotprod.block import as_fused, can_depthwise, can_expand, lower_depthwise
+from mnv3c.paths.dotprod.builder import Builder
+from mnv3c.paths.dotprod.stages import lower_dense, lower_gate, lower_pointwise, lower_vector
+
+
+def lower_graph(graph: Graph, options: Options) -> Program:
+    """Stages in the order of the nodes; an expansion waits for the depthwise convolution that reads it."""
+    builder = Builder(graph, "dotprod")
+    waiting: dict[str, q.FusedConv] = {}
+    for node in graph.nodes:
+        conv = as_fused(node)
+        if conv is not None:
+            if can_expand(builder, conv):
+                waiting[conv.outputs[0]] = conv
+            else:
+                _lower_conv(builder, conv, waiting)
+        elif not (isinstance(node, q.QGate) and lower_gate(builder, node)):
+            builder.fall_back(node)
+    return builder.program(
+        includes=("arm_neon.h", "stddef.h"),
+        gcc_target="arch=armv8.2-a+dotprod",
+        clang_target="arch=armv8.2-a+dotprod",
+        prologue=render("kernels/dotprod/prologue.c.j2"),
+    )
+
+
+def _lower_conv(builder: Builder, conv: q.FusedConv, waiting: dict[str, q.FusedConv]) -> None:
+    if can_depthwise(builder, conv) and lower_depthwise(builder, conv, waiting.pop(conv.inputs[0], None)):
+        return
+    for rule in (lower_vector, lower_pointwise, lower_dense):
+        if rule(builder, conv):
+            return
+    builder.fall_back(conv, "no fast kernel for this convolution")

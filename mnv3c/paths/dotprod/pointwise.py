@@ -1,0 +1,79 @@
+"""1x1 convolutions over tiles: the kernel for a shape, its packed weights and the call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnv3c.codegen.program import Kernel
+from mnv3c.codegen.render import render
+from mnv3c.paths.dotprod.epilogue import Epilogue
+
+
+@dataclass(frozen=True)
+class PointwiseKernel:
+    """A rendered kernel and how a call drives it.
+
+    Attributes:
+        quads: output channel quads a group.
+        unroll: input channel quads a turn of the innermost loop.
+        depth: turns of it.
+        steps: main block groups in each row.
+    """
+
+    kernel: Kernel
+    quads: int
+    unroll: int
+    depth: int
+    steps: int
+
+
+def pointwise_kernel(
+    in_quads: int, out_quads: int, columns: int, lanes: str, e: Epilogue, edge_pixels: int = 0
+) -> PointwiseKernel:
+    """The kernel for rows of ``columns`` blocks.
+
+    Args:
+        lanes: ``pixel`` for a pixel-minor result (expand), ``channel`` for a channel-minor one (project).
+        edge_pixels: pixels of each row's last block that lie in the image, 0 for all.
+    """
+    quads = next(n for n in (3, 2, 1) if out_quads % n == 0)
+    unroll = next(u for u in (4, 2, 1) if in_quads % u == 0 and (u < 4 or in_quads >= 16))
+    blocks = min({3: 2, 2: 3, 1: 4}[quads], columns)
+    steps, tail = divmod(columns, blocks)
+    if edge_pixels and tail == 0:
+        steps, tail = steps - 1, blocks
+    verb = "expand" if lanes == "pixel" else "project"
+    name = f"{verb}_{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}_{e.label}_dotprod"
+    source = render(
+        "kernels/dotprod/pointwise.c.j2",
+        name=name,
+        epilogue=e,
+        lanes=lanes,
+        blocks=blocks,
+        tail=tail,
+        has_main=steps > 0,
+        quads=quads,
+        unroll=unroll,
+        edge_pixels=edge_pixels,
+        edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
+    )
+    return PointwiseKernel(Kernel(name, source), quads, unroll, in_quads // unroll, steps)
+
+
+def pack_pointwise(weight: np.ndarray, group: int) -> np.ndarray:
+    """int8 ``[out, in]`` to ``[out quads / group][in quads][group][4 outputs][4 inputs]``, zero padded."""
+    out, depth = weight.shape
+    out_quads, in_quads = -(-out // 4), -(-depth // 4)
+    padded = np.zeros((out_quads * 4, in_quads * 4), np.int8)
+    padded[:out, :depth] = weight
+    split = padded.reshape(out_quads // group, group, 4, in_quads, 4)
+    return np.ascontiguousarray(split.transpose(0, 3, 1, 2, 4))
+
+
+def call(function: str, kind: str, fields: Mapping[str, object]) -> str:
+    """C that calls ``function`` with a struct of that kind; fields not named are zero."""
+    inside = ", ".join(f".{k} = {v}" for k, v in fields.items())
+    return f"{{\n  const {kind} call = {{ {inside} }};\n  {function}(&call);\n}}"

@@ -1,0 +1,282 @@
+"""Stages of the operators that are not depthwise: 1x1, dense convolutions, vectors, the SE gate."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mnv3c.codegen.program import Kernel, Region, Stage
+from mnv3c.codegen.render import identifier, render
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Tensor
+from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel
+from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
+from mnv3c.paths.dotprod.layout import ROW, TILE, best_block, grid, quads, tiled_bytes
+from mnv3c.paths.dotprod.pointwise import call, pack_pointwise, pointwise_kernel
+from mnv3c.paths.dotprod.vector import vector_kernel
+
+
+def is_vector(t: Tensor) -> bool:
+    return t.shape[:2] == (1, 1)
+
+
+def simple_result(builder: Builder, node: q.FusedConv) -> bool:
+    """int8 result after nothing, an h-swish or a residual add of an int8 tensor."""
+    if builder.graph.tensor(node.outputs[0]).dtype != "int8":
+        return False
+    if node.residual is not None and builder.graph.tensor(node.inputs[1]).dtype != "int8":
+        return False
+    return node.activation is None or isinstance(node.activation, q.QHardSwish)
+
+
+def lower_vector(builder: Builder, node: q.FusedConv) -> bool:
+    """A convolution of a vector; False if this kernel cannot do it."""
+    x, y = builder.graph.tensor(node.inputs[0]), builder.graph.tensor(node.outputs[0])
+    conv = node.conv
+    if not (is_vector(x) and is_vector(y) and conv.pointwise) or node.residual or node.channel_sum:
+        return False
+    if isinstance(node.activation, q.QLut) or y.dtype not in ("int8", "int16"):
+        return False
+    made = vector_kernel(node, y.dtype)
+    label = identifier(node.name)
+    source = builder.need(x.name, DENSE)
+    target = builder.provide(y.name, DENSE)
+    arrays = {
+        "weights": (made.weights, "weight"),
+        "params": (made.params, "multiplier"),
+        "common": (made.common, "table"),
+    }
+    scratch: list[Region] = []
+    before = after = ""
+    read, write = f"R_{source}", f"R_{target}"
+    if x.name in builder.graph.inputs:  # the kernel reads whole groups of 8
+        scratch.append(builder.scratch(f"{label}_padded", -(-x.bytes // 16) * 16))
+        before = f"memcpy(R_{scratch[-1].name}, {read}, {x.bytes});\n"
+        read = f"R_{scratch[-1].name}"
+    if y.name in builder.graph.outputs and (y.shape[2] % 4 or y.dtype == "int16"):
+        scratch.append(builder.scratch(f"{label}_result", -(-y.bytes // 16) * 16))
+        after = f"\nmemcpy({write}, R_{scratch[-1].name}, {y.bytes});"
+        write = f"R_{scratch[-1].name}"
+    body = call(
+        made.kernel.name,
+        "vector_call",
+        {
+            "in": f"(const int8_t *){read}",
+            "weights": f"weights_{label}",
+            "params": f"params_{label}",
+            "common": f"common_{label}",
+            "out": write,
+            "depth": made.depth,
+            "groups": made.groups,
+        },
+    )
+    builder.add(
+        Stage(
+            name=label,
+            title=f"fully connected, {shape_text(x)} to {shape_text(y)}",
+            nodes=(node.name,),
+            reads=(source,),
+            writes=(target,),
+            body=before + body + after,
+            scratch=tuple(scratch),
+            kernels=(made.kernel,),
+            constants=constants(label, arrays),
+        )
+    )
+    return True
+
+
+def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
+    """A 1x1 convolution of a map, residual add included; False if this kernel cannot do it."""
+    x, y = builder.graph.tensor(node.inputs[0]), builder.graph.tensor(node.outputs[0])
+    conv = node.conv
+    if not conv.pointwise or not simple_result(builder, node) or node.channel_sum is not None:
+        return False
+    block = best_block(x.shape)
+    label = identifier(node.name)
+    e = plan_epilogue(node)
+    rows, columns = grid(x.shape, block)
+    kernel = pointwise_kernel(quads(x.shape[2]), quads(y.shape[2]), rows * columns, "channel", e)
+    source = builder.need(x.name, block)
+    reads = [source]
+    fields: dict[str, object] = {
+        "in": f"(const int8_t *)R_{source}",
+        "in_block": quads(x.shape[2]) * TILE,
+        "weights": f"weights_{label}",
+        "params": f"params_{label}",
+        "common": f"common_{label}",
+    }
+    in_place: tuple[tuple[str, str], ...] = ()
+    if node.residual is not None:
+        operand = builder.need(node.inputs[1], block)
+        reads.append(operand)
+        fields["residual"] = f"(const int8_t *)R_{operand}"
+    target = builder.provide(y.name, block)
+    if node.residual is not None and node.inputs[1] != node.inputs[0]:
+        in_place = ((reads[1], target),)
+    fields |= {
+        "out": f"(int8_t *)R_{target}",
+        "out_block": quads(y.shape[2]) * TILE,
+        "out_quad": TILE,
+        "depth": kernel.depth,
+        "groups": quads(y.shape[2]) // kernel.quads,
+        "rows": 1,
+        "steps": kernel.steps,
+    }
+    arrays = {
+        "weights": (pack_pointwise(conv.weight.reshape(y.shape[2], -1), kernel.quads), "weight"),
+        "params": (quad_records(node, e), "multiplier"),
+        "common": (layer_record(node), "table"),
+    }
+    builder.add(
+        Stage(
+            name=label,
+            title=f"1x1 convolution, {shape_text(x)} to {shape_text(y)}",
+            nodes=(node.name,),
+            reads=tuple(reads),
+            writes=(target,),
+            body=call(kernel.kernel.name, "pointwise_call", fields),
+            in_place=in_place,
+            kernels=(kernel.kernel,),
+            constants=constants(label, arrays),
+        )
+    )
+    return True
+
+
+def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
+    """Any convolution of one group: windows are gathered into tiles, then multiplied as a 1x1."""
+    x, y = builder.graph.tensor(node.inputs[0]), builder.graph.tensor(node.outputs[0])
+    conv = node.conv
+    if conv.groups != 1 or not simple_result(builder, node) or node.residual or node.channel_sum:
+        return False
+    label = identifier(node.name)
+    e = plan_epilogue(node)
+    rows, columns = grid(y.shape, ROW)
+    depth = conv.kernel[0] * conv.kernel[1] * x.shape[2]
+    kernel = pointwise_kernel(quads(depth), quads(y.shape[2]), columns, "channel", e)
+    source = builder.need(x.name, DENSE)
+    target = builder.provide(y.name, ROW)
+    zero_point = np.broadcast_to(np.asarray(x.quant.zero_point if x.quant else (0,), np.int8), x.shape[2:])
+    arrays = {
+        "weights": (pack_pointwise(conv.weight.reshape(y.shape[2], -1), kernel.quads), "weight"),
+        "params": (quad_records(node, e), "multiplier"),
+        "common": (layer_record(node), "table"),
+        "padding": (zero_point.copy(), "table"),
+    }
+    gather = template_kernel("gather")
+    windows = builder.scratch(f"{label}_windows", columns * quads(depth) * TILE)
+    gather_call = call(
+        gather.name,
+        "gather_call",
+        {
+            "in": f"(const int8_t *)R_{source}",
+            "out": f"(int8_t *)R_{windows.name}",
+            "padding": f"padding_{label}",
+            "row": "row",
+            "height": x.shape[0],
+            "width": x.shape[1],
+            "channels": x.shape[2],
+            "columns": columns,
+            "kernel_h": conv.kernel[0],
+            "kernel_w": conv.kernel[1],
+            "stride_h": conv.stride[0],
+            "stride_w": conv.stride[1],
+            "dilation_h": conv.dilation[0],
+            "dilation_w": conv.dilation[1],
+            "pad_top": conv.pad[0],
+            "pad_left": conv.pad[1],
+        },
+    )
+    multiply = call(
+        kernel.kernel.name,
+        "pointwise_call",
+        {
+            "in": f"(const int8_t *)R_{windows.name}",
+            "in_block": quads(depth) * TILE,
+            "weights": f"weights_{label}",
+            "params": f"params_{label}",
+            "common": f"common_{label}",
+            "out": f"(int8_t *)R_{target} + (ptrdiff_t)row * {columns * quads(y.shape[2]) * TILE}",
+            "out_block": quads(y.shape[2]) * TILE,
+            "out_quad": TILE,
+            "depth": kernel.depth,
+            "groups": quads(y.shape[2]) // kernel.quads,
+            "rows": 1,
+            "steps": kernel.steps,
+        },
+    )
+    loop = "\n".join(f"  {line}" for line in f"{gather_call}\n{multiply}".split("\n"))
+    body = f"memset(R_{windows.name}, 0, {windows.bytes});\n"
+    body += f"for (int32_t row = 0; row < {rows}; ++row) {{\n{loop}\n}}"
+    builder.add(
+        Stage(
+            name=label,
+            title=f"convolution {conv.kernel[0]}x{conv.kernel[1]}, {shape_text(x)} to {shape_text(y)}",
+            nodes=(node.name,),
+            reads=(source,),
+            writes=(target,),
+            body=body,
+            scratch=(windows,),
+            kernels=(gather, kernel.kernel),
+            constants=constants(label, arrays),
+        )
+    )
+    return True
+
+
+def lower_gate(builder: Builder, node: q.QGate) -> bool:
+    """The SE gate over tiles, in place."""
+    x, gate = (builder.graph.tensor(i) for i in node.inputs)
+    y = builder.graph.tensor(node.output)
+    if is_vector(x) or not is_vector(gate) or x.dtype != "int8" or y.dtype != "int8":
+        return False
+    block = best_block(x.shape)
+    label = identifier(node.name)
+    channels = x.shape[2]
+    rows, columns = grid(x.shape, block)
+    zeros = np.zeros(quads(channels) * 4, np.int8)
+    zeros[:channels] = node.zero_point
+    factors = np.zeros(quads(channels) * 4, np.int16)
+    factors[:channels] = node.factor
+    minimum = bool((node.zero_point == -128).all())
+    clamp = node.low > -128 or node.high < 127
+    name = (
+        f"gate_shift{node.shift}{'_minimum' if minimum else ''}{'_offset' if node.offset else ''}"
+        f"{'_clamp' if clamp else ''}_dotprod"
+    )
+    source = render(
+        "kernels/dotprod/gate.c.j2",
+        name=name,
+        shift=node.shift,
+        minimum=minimum,
+        offset=node.offset != 0,
+        clamp=clamp,
+    )
+    read, gate_region = builder.need(x.name, block), builder.need(gate.name, DENSE)
+    write = builder.provide(y.name, block)
+    spread = builder.scratch(f"{label}_factors", quads(channels) * 16)
+    body = (
+        f"gate_factors_dotprod((const int16_t *)(const void *)R_{gate_region}, factor_{label},"
+        f" (int16_t *)(void *)R_{spread.name}, {quads(channels)});\n"
+        f"{name}((const int8_t *)R_{read}, (int8_t *)R_{write},"
+        f" (const int16_t *)(const void *)R_{spread.name}, zeros_{label},"
+        f" {node.offset}, {node.low}, {node.high}, {rows * columns}, {quads(channels)});"
+    )
+    builder.add(
+        Stage(
+            name=label,
+            title=f"SE gate, {shape_text(y)}",
+            nodes=(node.name,),
+            reads=(read, gate_region),
+            writes=(write,),
+            body=body,
+            scratch=(spread,),
+            in_place=((read, write),),
+            kernels=(template_kernel("gate_factors"), Kernel(name, source)),
+            constants=constants(label, {"factor": (factors, "multiplier"), "zeros": (zeros, "table")}),
+        )
+    )
+    return True
+
+
+__all__ = ["lower_dense", "lower_gate", "lower_pointwise", "lower_vector", "simple_result", "tiled_bytes"]

@@ -1,0 +1,96 @@
+"""Matrix times vector: convolutions of 1x1 maps (SE layers, classifier)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnv3c.codegen.program import Kernel
+from mnv3c.codegen.render import render
+from mnv3c.ir import int_ops as q
+from mnv3c.paths.dotprod.epilogue import layer_record
+
+
+@dataclass(frozen=True)
+class _Epilogue:
+    kind: str
+    out: str
+    shift: int
+    channel: bool
+
+
+@dataclass(frozen=True, eq=False)
+class VectorKernel:
+    """Kernel and constants; the matrix is split in groups of ``quads`` output quads."""
+
+    kernel: Kernel
+    weights: np.ndarray
+    params: np.ndarray
+    common: np.ndarray
+    depth: int
+    groups: int
+
+
+def _differs(values: np.ndarray) -> bool:
+    return bool((values != values.flat[0]).any())
+
+
+def vector_kernel(node: q.FusedConv, out_dtype: str) -> VectorKernel:
+    """For a convolution of a ``(1, 1, C)`` tensor with no residual and no table.
+
+    Weights are packed ``[group][depth / 4][quads][4 outputs][4 inputs]``; the input is read in whole
+    8 bytes.
+    """
+    conv = node.conv
+    weight = conv.weight.reshape(conv.weight.shape[0], -1)
+    out, depth = weight.shape
+    out_quads = -(-out // 4)
+    group = next(n for n in (4, 2, 1) if out_quads % n == 0)
+    eighths = -(-depth // 8)
+    padded = np.zeros((out_quads * 4, eighths * 8), np.int8)
+    padded[:out, :depth] = weight
+    packed = padded.reshape(out_quads // group, group, 4, eighths * 2, 4).transpose(0, 3, 1, 2, 4)
+    swish = node.activation if isinstance(node.activation, q.QHardSwish) else None
+    offset = swish.offset if swish else conv.requant.offset
+    e = _Epilogue(
+        kind="hswish" if swish else "hsigmoid" if isinstance(node.activation, q.QHardSigmoid) else "plain",
+        out=out_dtype,
+        shift=conv.requant.shift,
+        channel=out_dtype == "int8" and (_differs(offset) or bool(swish and _differs(swish.multiplier))),
+    )
+    params = np.zeros((out_quads, 12 if e.channel else 8), np.int32)
+    params[:, :4].flat[:] = _padded(conv.bias, out_quads, np.int32)
+    params[:, 4:8].flat[:] = _padded(conv.requant.multiplier, out_quads, np.int32)
+    if e.channel:
+        params[:, 8:10] = (
+            _padded(np.broadcast_to(offset, (out,)), out_quads, np.int16).view("<i4").reshape(-1, 2)
+        )
+        if swish:
+            multiplier = np.broadcast_to(swish.multiplier, (out,))
+            params[:, 10:12] = _padded(multiplier, out_quads, np.int16).view("<i4").reshape(-1, 2)
+    half = eighths % 2
+    channel = "_channel" if e.channel else ""
+    name = f"vector_{group}_{'half_' if half else ''}{e.kind}_{e.out}_shift{e.shift}{channel}_dotprod"
+    source = render(
+        "kernels/dotprod/vector.c.j2",
+        name=name,
+        epilogue=e,
+        quads=group,
+        half=half,
+        words=params.shape[1],
+    )
+    return VectorKernel(
+        Kernel(name, source),
+        np.ascontiguousarray(packed),
+        params,
+        layer_record(node),
+        eighths // 2,
+        out_quads // group,
+    )
+
+
+def _padded(values: np.ndarray, quads: int, dtype: type) -> np.ndarray:
+    result: np.ndarray = np.zeros(quads * 4, dtype)
+    result[: values.size] = values
+    return result

@@ -1,0 +1,275 @@
+"""Quantised TFLite models to the integer graph, with the model's own scales.
+
+Why not through Relax, as the float front ends go: the Relax importer turns quantised operators into
+float ones between ``dequantize`` and ``quantize``, h-swish among them, and what TFLite's kernels do in
+fixed point (which halves round where, how the gate's table is cut) is then no longer in the program.
+Here every element-wise operator becomes a table with exactly the entries that LiteRT computes, and
+convolutions, adds and pools keep their integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import PurePath
+
+import numpy as np
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.frontend.quantized.builder import Affine, Builder, Value
+from mnv3c.frontend.tflite import arithmetic
+from mnv3c.frontend.tflite import operators as ops
+from mnv3c.frontend.tflite.reader import Model, TensorInfo
+from mnv3c.ir.graph import Graph
+
+_NARROW = ("uint8", "int8")
+
+
+def import_quantized(model: Model) -> Graph:
+    """The integer graph of ``model``.
+
+    Raises:
+        Mnv3cError: names the tensor or operator that is at fault or not supported.
+    """
+    importer = _Importer(model)
+    importer.doors()
+    for info in model.operators:
+        op = ops.decode(model, info)
+        importer.check_order(op)
+        importer.rules[type(op)](op)
+    return importer.finish()
+
+
+class _Importer:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.builder = Builder()
+        self.values: dict[int, Value] = {}  # by the tensor's number
+        self.floats: set[int] = set()  # tensors that are the float form of their value
+        self.after_softmax: set[int] = set()
+        self.float_inputs: dict[int, TensorInfo] = {}
+        self.rules: dict[type, Callable[..., None]] = {
+            ops.Convolution: self.convolution,
+            ops.Binary: self.binary,
+            ops.Unary: self.unary,
+            ops.AveragePool: self.average_pool,
+            ops.Mean: self.mean,
+            ops.Alias: self.alias,
+            ops.Convert: self.convert,
+            ops.Softmax: self.softmax,
+        }
+
+    # ---- doors ----
+
+    def doors(self) -> None:
+        for index in self.model.inputs:
+            t = self.model.tensors[index]
+            if t.dtype == "float32":
+                ops.shape_of(t, self.model.path)
+                self.float_inputs[index] = t
+            elif index not in self.values:
+                shape = ops.shape_of(t, self.model.path)
+                self.values[index] = self.builder.input(t.name, shape, t.dtype, self.affine(t))
+
+    def finish(self) -> Graph:
+        for index in self.model.outputs:
+            t = self.model.tensors[index]
+            if index not in self.values:
+                raise Mnv3cError("is an output that no operator computes", f"{self.model.path}: {t.place}")
+            name = t.name
+            if index in self.after_softmax:
+                name = f"{t.name}_logits"
+            self.builder.output(self.values[index], "float32" if index in self.floats else t.dtype, name)
+        source = PurePath(self.model.path)
+        meta: dict[str, object] = {"source": source.name, "format": "TFLite, quantised"}
+        return self.builder.finish(source.stem, meta)
+
+    def check_order(self, op: ops.Operator) -> None:
+        """An operator reads what is computed before it, and writes what nobody else wrote."""
+        written = op.output.index in self.values or op.output.index in self.float_inputs
+        if written or op.output.data is not None:
+            raise Mnv3cError(f"writes {op.output.name}, which is already there", op.place)
+        if op.x.index in self.after_softmax and not isinstance(op, ops.Convert | ops.Alias):
+            raise Mnv3cError("follows a softmax; a softmax is supported at the end alone", op.place)
+        if isinstance(op, ops.Convert):
+            return
+        for t in (op.x, getattr(op, "y", None)):
+            if t is not None and t.data is None:
+                self.value(t, op.place, floats=isinstance(op, ops.Softmax | ops.Alias))
+
+    # ---- tensors ----
+
+    def affine(self, t: TensorInfo) -> Affine:
+        where = f"{self.model.path}: {t.place}"
+        if t.dtype == "int16":
+            raise Mnv3cError("is int16; models with 16-bit activations are not supported", where)
+        if t.dtype not in _NARROW:
+            raise Mnv3cError(f"is {t.dtype}; int8 and uint8 are supported in a quantised model", where)
+        if not t.scale:
+            raise Mnv3cError("has no scale", where)
+        if len(t.scale) != 1:
+            raise Mnv3cError(f"has {len(t.scale)} scales; one is supported for an activation", where)
+        zero_point = t.zero_point[0] - (128 if t.dtype == "uint8" else 0)
+        if not -128 <= zero_point <= 127:
+            raise Mnv3cError(f"has zero point {t.zero_point[0]}, which is no {t.dtype}", where)
+        return Affine(t.scale[0], zero_point)
+
+    def value(self, t: TensorInfo, place: str, floats: bool = False) -> Value:
+        if t.index in self.values and (floats or t.index not in self.floats):
+            return self.values[t.index]
+        if t.index in self.float_inputs or t.index in self.floats:
+            raise Mnv3cError(
+                f"works on the float tensor {t.name} (a dynamic-range or mixed model); all of the network"
+                " has to be int8 or uint8",
+                place,
+            )
+        raise Mnv3cError(f"reads {t.name} before it is computed", place)
+
+    def scalar(self, t: TensorInfo, place: str) -> int:
+        """A constant's one value, as int8."""
+        assert t.data is not None
+        if t.data.size < 1 or (t.data != t.data.flat[0]).any():
+            raise Mnv3cError(f"has a constant {t.name} of {t.data.size} different values; one is supported", place)
+        return int(t.data.flat[0]) - (128 if t.dtype == "uint8" else 0)
+
+    # ---- operators ----
+
+    def convolution(self, op: ops.Convolution) -> None:
+        assert op.weight is not None
+        weight, scale = self.weights(op, op.weight)
+        bias = np.zeros(weight.shape[0], np.int64)
+        if op.bias is not None and op.bias.data is not None:
+            if op.bias.dtype != "int32":
+                raise Mnv3cError(f"its bias is {op.bias.dtype}; int32 is supported", op.place)
+            bias = op.bias.data.astype(np.int64)
+        self.values[op.output.index] = self.builder.conv(
+            self.value(op.x, op.place),
+            weight=weight,
+            weight_scale=scale,
+            bias=bias,
+            window=op.window,
+            groups=op.groups,
+            affine=self.affine(op.output),
+            low=op.low,
+            high=op.high,
+            place=op.place,
+            name=op.output.name,
+        )
+
+    def weights(self, op: ops.Convolution, t: TensorInfo) -> tuple[np.ndarray, np.ndarray]:
+        """Integer weights less their zero points, and their scales."""
+        where = f"{self.model.path}: {t.place}"
+        if t.dtype not in _NARROW:
+            raise Mnv3cError(f"is a weight of {t.dtype}; int8 and uint8 are supported", where)
+        if not t.scale:
+            raise Mnv3cError("is a weight without a scale", where)
+        if len(t.scale) > 1 and t.axis != op.channel_axis:
+            raise Mnv3cError(f"has scales along axis {t.axis}; along output channels is supported", where)
+        weight = op.weights().astype(np.int64)
+        zero_point = np.asarray(t.zero_point, np.int64).reshape(-1, 1, 1, 1)
+        low, high = (0, 255) if t.dtype == "uint8" else (-128, 127)
+        if ((zero_point < low) | (zero_point > high)).any():
+            raise Mnv3cError(f"has a zero point that is no {t.dtype}", where)
+        return weight - zero_point, np.asarray(t.scale)
+
+    def binary(self, op: ops.Binary) -> None:
+        assert op.y is not None
+        x = self.value(op.x, op.place)
+        out = self.affine(op.output)
+        name = op.output.name
+        if op.y.data is not None:
+            constant, y_affine = self.scalar(op.y, op.place), self.affine(op.y)
+            limits = out.clamp(op.low, op.high)
+            if op.kind == "MUL":
+                table = arithmetic.multiply_constant(x.affine, y_affine, constant, out, limits)
+            else:
+                sign = -1 if op.kind == "SUB" else 1
+                table = arithmetic.add_constant(x.affine, y_affine, constant, sign, out, limits)
+            result = self.builder.table(x, table, out, name)
+        else:
+            y = self.value(op.y, op.place)
+            if op.kind == "ADD":
+                result = self.builder.add(
+                    x, y, affine=out, low=op.low, high=op.high, place=op.place, name=name
+                )
+            elif op.kind == "MUL":
+                result = self.product(op, x, y, out)
+            else:
+                raise Mnv3cError("subtracts two tensors; of a constant alone is supported", op.place)
+        self.values[op.output.index] = result
+
+    def product(self, op: ops.Binary, x: Value, y: Value, out: Affine) -> Value:
+        """An SE gate, or a product of two functions of the same tensor (a decomposed h-swish)."""
+        if x.tensor == y.tensor and x.shape == y.shape:
+            limits = out.clamp(op.low, op.high)
+            table = arithmetic.multiply_tables(x.table, x.affine, y.table, y.affine, out, limits)
+            return self.builder.table(
+                Value(x.name, x.tensor, x.shape, x.affine), table, out, op.output.name
+            )
+        reals = y.affine.reals()[y.table.astype(np.int64) + 128]
+        return self.builder.gate(
+            x, y, reals, affine=out, low=op.low, high=op.high, place=op.place, name=op.output.name
+        )
+
+    def unary(self, op: ops.Unary) -> None:
+        x, out = self.value(op.x, op.place), self.affine(op.output)
+        if op.kind == "HARD_SWISH":
+            table = arithmetic.hard_swish(x.affine, out)
+        elif op.kind == "LOGISTIC":
+            table = arithmetic.logistic(x.affine, out)
+        else:
+            low, high = {"RELU": (0.0, ops.INF), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}[op.kind]
+            table = np.clip(arithmetic.requantize(x.affine, out), *out.clamp(low, high)).astype(np.int8)
+        self.values[op.output.index] = self.builder.table(x, table, out, op.output.name)
+
+    def average_pool(self, op: ops.AveragePool) -> None:
+        x, out = self.value(op.x, op.place), self.affine(op.output)
+        self.values[op.output.index] = self.builder.average(
+            x, op.kernel, op.window, affine=out, low=op.low, high=op.high, place=op.place, name=op.output.name
+        )
+
+    def mean(self, op: ops.Mean) -> None:
+        x, out = self.value(op.x, op.place), self.affine(op.output)
+        self.values[op.output.index] = self.builder.mean(
+            x, affine=out, low=op.low, high=op.high, place=op.place, name=op.output.name
+        )
+
+    def alias(self, op: ops.Alias) -> None:
+        x = self.value(op.x, op.place, floats=True)
+        self.pass_on(op, x)
+        if op.x.index in self.floats:
+            self.floats.add(op.output.index)
+        elif self.affine(op.output) != self.affine(op.x) and op.x.index not in self.after_softmax:
+            raise Mnv3cError("changes the scale, which it may not", op.place)
+
+    def convert(self, op: ops.Convert) -> None:
+        if op.output.dtype == "float32":
+            self.pass_on(op, self.value(op.x, op.place))
+            self.floats.add(op.output.index)
+        elif op.x.index in self.float_inputs:
+            shape = ops.shape_of(op.x, self.model.path)
+            out = self.affine(op.output)
+            if any(t.index in self.values for t in (op.x,)):
+                raise Mnv3cError(f"quantises {op.x.name} a second time", op.place)
+            self.values[op.output.index] = self.builder.input(op.x.name, shape, "float32", out, op.output.name)
+            self.values[op.x.index] = self.values[op.output.index]
+            self.floats.add(op.x.index)
+        elif op.x.index in self.after_softmax:
+            self.pass_on(op, self.value(op.x, op.place, floats=True))
+        else:
+            x, out = self.value(op.x, op.place), self.affine(op.output)
+            self.values[op.output.index] = self.builder.table(
+                x, arithmetic.requantize(x.affine, out), out, op.output.name
+            )
+
+    def softmax(self, op: ops.Softmax) -> None:
+        x = self.value(op.x, op.place, floats=True)
+        self.values[op.output.index] = x
+        self.after_softmax.add(op.output.index)
+        if op.output.dtype == "float32":
+            self.floats.add(op.output.index)
+        self.builder.notes.append("the softmax at the end is left out: the output is logits, in the same order")
+
+    def pass_on(self, op: ops.Operator, x: Value) -> None:
+        self.values[op.output.index] = x
+        if op.x.index in self.after_softmax:
+            self.after_softmax.add(op.output.index)

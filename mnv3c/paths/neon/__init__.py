@@ -1,0 +1,34 @@
+"""The ``neon`` path: ARMv8.0 NEON without dot products (Cortex-A53, A57, A72, A73).
+
+Tensors are dense ``[H][W][C]``. 1x1 convolutions reduce over the channels of a pixel, 16 to a vector
+(``tile.py``); depthwise ones keep 8 channels in the lanes (``depthwise.py``).
+"""
+
+from __future__ import annotations
+
+from mnv3c.codegen.program import Options, Program, Stage
+from mnv3c.codegen.render import render
+from mnv3c.ir.graph import Graph
+from mnv3c.paths.common.regions import region_names
+from mnv3c.paths.neon.stages import Context, lower_node, regions_of
+
+name = "neon"
+
+
+def lower(graph: Graph, options: Options) -> Program:
+    """Lower the fused integer graph; shapes without a vector kernel take the portable one and a note."""
+    context = Context(graph, region_names(graph))
+    stages: list[Stage] = []
+    notes: list[str] = []
+    for node in graph.nodes:
+        lowered = lower_node(context, node)
+        stages += lowered.stages
+        notes += lowered.notes
+    return Program(
+        path=name,
+        stages=tuple(stages),
+        regions=regions_of(context),
+        includes=("arm_neon.h",),
+        prologue=render("kernels/neon/prologue.c.j2"),
+        notes=tuple(notes),
+    )

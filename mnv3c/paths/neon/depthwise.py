@@ -1,0 +1,124 @@
+"""Depthwise convolution of a row: 8 channels in the lanes, several pixels in registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mnv3c.codegen.program import Constant, Kernel
+from mnv3c.codegen.render import render
+from mnv3c.ir import int_ops as q
+from mnv3c.paths.common.products import sixteen_bit_groups
+from mnv3c.paths.neon.epilogue import Epilogue
+from mnv3c.paths.neon.pack import lane_starts, pack_lanes
+
+LANES = 8
+# Each pixel of a tile keeps a 16-bit and two 32-bit sums in registers; of 32, that leaves room for
+# the inputs and a row of weights.
+MOST_PIXELS = 7
+
+
+@dataclass(frozen=True, eq=False)
+class Depthwise:
+    """A row of a depthwise convolution as kernels and a constant.
+
+    Attributes:
+        calls: (kernel name, tiles, pixels a tile) in the order along the row.
+    """
+
+    kernels: tuple[Kernel, ...]
+    constant: Constant
+    calls: tuple[tuple[str, int, int], ...]
+    stride: int
+    channels: int
+
+    def code(self, out: str) -> str:
+        """C that computes one row at ``out`` from the rows in ``window``."""
+        lines, pixel = [], 0
+        for name, tiles, pixels in self.calls:
+            first, at = pixel * self.stride * self.channels, pixel * self.channels
+            lines.append(f"{name}(window, {first}, {self.constant.name}, {out} + {at}, {tiles});")
+            pixel += tiles * pixels
+        return "\n".join(lines)
+
+
+def row_tiles(width: int) -> list[tuple[int, int]]:
+    """Cut a row into (tiles, pixels) runs: one kind of tile if some size of 4 to 7 divides it."""
+    for pixels in range(min(MOST_PIXELS, width), 3, -1):
+        if width % pixels == 0:
+            return [(width // pixels, pixels)]
+    pixels = min(MOST_PIXELS, width)
+    runs = [(width // pixels, pixels)]
+    if width % pixels:
+        runs.append((1, width % pixels))
+    return runs
+
+
+def lower_depthwise(label: str, conv: q.QConv, e: Epilogue, width: int) -> Depthwise:
+    """Kernels for rows of ``width`` output pixels; input rows carry their padding.
+
+    Args:
+        label: makes the constant's name unique.
+    """
+    channels, kh, kw, _ = conv.weight.shape
+    taps = conv.weight.reshape(channels, kh * kw)
+    starts = sixteen_bit_groups(taps)
+    packed = pack_lanes(taps, e.parameters, LANES)
+    kernels, calls = [], []
+    for tiles, pixels in row_tiles(width):
+        cuts = "_".join(str(s) for s in starts[1:])
+        name = (
+            f"depthwise_{kh}x{kw}_s{conv.stride[1]}d{conv.dilation[1]}_{pixels}x{LANES}_neon"
+            f"_c{channels}_{e.label}{f'_cut{cuts}' if cuts else ''}"
+        )
+        source = render(
+            "kernels/neon/depthwise.c.j2",
+            name=name,
+            e=e,
+            kernel=(kh, kw),
+            taps=kh * kw,
+            stride=conv.stride[1],
+            channels=channels,
+            groups=len(lane_starts(channels)),
+            group_bytes=packed.shape[1],
+            pixels=pixels,
+            lines=_tap_lines(conv, starts, pixels, channels),
+        )
+        kernels.append(Kernel(name, source))
+        calls.append((name, tiles, pixels))
+    constant = Constant(f"taps_{label}", packed, "weight")
+    return Depthwise(tuple(kernels), constant, tuple(calls), conv.stride[1], channels)
+
+
+def _tap_lines(conv: q.QConv, starts: list[int], pixels: int, channels: int) -> list[str]:
+    """C statements that sum all taps into ``low0``, ``high0``, ...: each input is loaded once a row."""
+    kh, kw = conv.kernel
+    stride, dilation = conv.stride[1], conv.dilation[1]
+    first, last = set(starts), {s - 1 for s in starts[1:]} | {kh * kw - 1}
+    lines = [
+        f"const int32x4_t low_bias = vld1q_s32((const int32_t *)(const void *)(v + {8 * kh * kw}));",
+        f"const int32x4_t high_bias = vld1q_s32((const int32_t *)(const void *)(v + {8 * kh * kw + 16}));",
+        "int16x8_t " + ", ".join(f"s{p}" for p in range(pixels)) + ";",
+        "int32x4_t " + ", ".join(f"low{p}, high{p}" for p in range(pixels)) + ";",
+    ]
+    for row in range(kh):
+        lines += [f"const int8x8_t w{t} = vld1_s8(v + {8 * t});" for t in range(row * kw, row * kw + kw)]
+        columns = sorted({p * stride + k * dilation for p in range(pixels) for k in range(kw)})
+        for column in columns:
+            x = f"x{row}_{column}"
+            lines.append(f"const int8x8_t {x} = vld1_s8(x{row} + {column * channels});")
+            for p in range(pixels):
+                offset, rest = divmod(column - p * stride, dilation)
+                if rest or not 0 <= offset < kw:
+                    continue
+                tap = row * kw + offset
+                product = f"vmull_s8({x}, w{tap})" if tap in first else f"vmlal_s8(s{p}, {x}, w{tap})"
+                lines.append(f"s{p} = {product};")
+                if tap in last:
+                    low, high = (
+                        ("low_bias", "high_bias")
+                        if tap < (starts[1:] or [kh * kw])[0]
+                        else (f"low{p}", f"high{p}")
+                    )
+                    lines.append(f"low{p} = vaddw_s16({low}, vget_low_s16(s{p}));")
+                    lines.append(f"high{p} = vaddw_high_s16({high}, s{p});")
+    return lines

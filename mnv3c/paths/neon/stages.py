@@ -1,0 +1,323 @@
+"""Stages of the neon path: which kernel computes which node."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnv3c.codegen.program import Constant, Kernel, Region, Stage
+from mnv3c.codegen.render import identifier, render
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Graph, Node, Tensor
+from mnv3c.paths.common.regions import external
+from mnv3c.paths.neon.depthwise import LANES, lower_depthwise
+from mnv3c.paths.neon.epilogue import Epilogue, epilogue_of
+from mnv3c.paths.neon.pointwise import Pointwise, lower_pointwise
+from mnv3c.paths.neon.tile import CHANNELS
+from mnv3c.paths.neon.windows import SLACK, copy_rows, geometry_of, lower_gather, make_ring
+from mnv3c.paths.ref.stages import lower_node as lower_portable
+
+# Beyond this many copies a window, the portable kernel's loops are the better code.
+MOST_PIECES = 49
+SUM_PIXELS = 255  # as many int8 values add up in 16 bits
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """Stages for some nodes, and what people should know about them."""
+
+    stages: tuple[Stage, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """The graph and the names of its tensors' regions."""
+
+    graph: Graph
+    regions: Mapping[str, str]
+
+    def tensor(self, name: str) -> Tensor:
+        return self.graph.tensor(name)
+
+    def pointer(self, name: str, *, const: bool = True) -> str:
+        """C expression of a typed pointer to a tensor's first element."""
+        ctype = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}[self.tensor(name).dtype]
+        return f"({'const ' if const else ''}{ctype} *)R_{self.regions[name]}"
+
+    def in_arena(self, name: str) -> bool:
+        return external(self.graph, name) is None
+
+
+def shape_text(t: Tensor) -> str:
+    return "x".join(str(n) for n in t.shape)
+
+
+def lower_node(context: Context, node: Node) -> Lowered:
+    """Stages for one node; the portable kernels where no vector kernel fits."""
+    if isinstance(node, q.QConv):
+        node = q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
+    stage: Stage | None = None
+    if isinstance(node, q.FusedConv):
+        stage = lower_conv(context, node)
+    elif isinstance(node, q.QGate):
+        stage = _gate(context, node)
+    elif isinstance(node, q.ChannelSum):
+        stage = _channel_sum(context, node)
+    if stage is not None:
+        return Lowered((stage,))
+    stages = tuple(lower_portable(context.graph, node, context.regions))
+    # Nodes that run once over a vector of channels are no loss.
+    small = isinstance(node, q.Requantize | q.Quantize | q.Dequantize | q.FlipSign)
+    notes = () if small else (f"{node.name}: portable kernel ({stages[0].title})",)
+    return Lowered(stages, notes)
+
+
+def lower_conv(context: Context, node: q.FusedConv) -> Stage | None:
+    """A convolution as one stage, or ``None`` where its shape has no vector kernel."""
+    conv = node.conv
+    plan = _plan(context, node)
+    if plan is None:
+        return None
+    e, table = plan
+    if conv.depthwise:
+        return _depthwise(context, node, e, table)
+    if conv.groups != 1 or conv.weight.shape[0] < CHANNELS:
+        return None
+    if conv.pointwise and context.in_arena(node.inputs[0]):
+        return _pointwise(context, node, e, table)
+    return _gathered(context, node, e, table)
+
+
+def _plan(context: Context, node: q.FusedConv) -> tuple[Epilogue, q.QLut | None] | None:
+    """The epilogue, and the table that follows it in a pass of its own."""
+    if node.channel_sum is not None and context.tensor(node.outputs[0]).shape[2] % LANES:
+        return None
+    if isinstance(node.activation, q.QLut):
+        bare = dataclasses.replace(node, activation=None, channel_sum=None, outputs=node.outputs[:1])
+        e = epilogue_of(context.graph, bare)
+        return None if e is None else (e, node.activation)
+    e = epilogue_of(context.graph, node)
+    return None if e is None else (e, None)
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """What follows a convolution's kernel in its stage: table, channel sums."""
+
+    code: str
+    kernels: tuple[Kernel, ...]
+    constants: tuple[Constant, ...]
+
+
+def conv_tail(context: Context, node: q.FusedConv, table: q.QLut | None) -> Tail:
+    """C that runs once the whole result is there."""
+    y = context.tensor(node.outputs[0])
+    lines: list[str] = []
+    kernels: list[Kernel] = []
+    constants: list[Constant] = []
+    if table is not None:
+        name = f"table_{identifier(node.name)}"
+        constants.append(Constant(name, table.table, "table"))
+        out = context.pointer(node.outputs[0], const=False)
+        lines.append(f"look_up_neon({out}, {name}, {y.elements});")
+        kernels.append(Kernel("look_up_neon", render("kernels/neon/look_up.c.j2")))
+    if node.channel_sum is not None:
+        lines.append(sum_code(context, node.outputs[0], node.outputs[1]))
+        kernels.append(sum_kernel())
+    return Tail("\n".join(lines), tuple(kernels), tuple(constants))
+
+
+def sum_kernel() -> Kernel:
+    return Kernel("channel_sum_neon", render("kernels/neon/channel_sum.c.j2"))
+
+
+def sum_code(context: Context, x: str, sums: str) -> str:
+    """C that sums the channels of a whole tensor."""
+    t = context.tensor(x)
+    pixels, channels = t.shape[0] * t.shape[1], t.shape[2]
+    total = context.pointer(sums, const=False)
+    clear = f"memset(R_{context.regions[sums]}, 0, {4 * channels});\n"
+    if pixels <= SUM_PIXELS:
+        return (
+            clear
+            + f"channel_sum_neon({context.pointer(x)}, {channels}, {total}, {pixels}, {channels // LANES});"
+        )
+    return clear + (
+        f"for (int32_t p = 0; p < {pixels}; p += {SUM_PIXELS}) {{\n"
+        f"  const int32_t count = {pixels} - p < {SUM_PIXELS} ? {pixels} - p : {SUM_PIXELS};\n"
+        f"  channel_sum_neon({context.pointer(x)} + p * {channels}, {channels}, {total}, count, "
+        f"{channels // LANES});\n"
+        "}"
+    )
+
+
+def _pointwise(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut | None) -> Stage:
+    label = identifier(node.name)
+    x, y = context.tensor(node.inputs[0]), context.tensor(node.outputs[0])
+    pixels = x.shape[0] * x.shape[1]
+    weight = node.conv.weight.reshape(y.shape[2], x.shape[2])
+    kernel = lower_pointwise(label, weight, e, [pixels])
+    residual = context.pointer(node.inputs[1]) if node.residual is not None else ""
+    body = kernel.call(
+        context.pointer(node.inputs[0]),
+        x.shape[2],
+        context.pointer(node.outputs[0], const=False),
+        y.shape[2],
+        str(pixels),
+        residual,
+    )
+    kind = "fully connected" if pixels == 1 else "convolution 1x1"
+    return finish(
+        context,
+        node,
+        f"{kind}, {shape_text(x)} to {shape_text(y)}",
+        body,
+        kernel.kernels,
+        (kernel.constant,),
+        (),
+        table,
+    )
+
+
+def finish(
+    context: Context,
+    node: q.FusedConv,
+    title: str,
+    body: str,
+    kernels: Sequence[Kernel],
+    constants: Sequence[Constant],
+    scratch: Sequence[Region],
+    table: q.QLut | None,
+) -> Stage:
+    """Add the tail and wrap a convolution's C into a stage."""
+    tail = conv_tail(context, node, table)
+    return Stage(
+        name=identifier(node.name),
+        title=title,
+        nodes=(node.name,),
+        reads=tuple(dict.fromkeys(context.regions[i] for i in node.inputs)),
+        writes=tuple(context.regions[o] for o in node.outputs),
+        body=body + "\n" + (tail.code + "\n" if tail.code else ""),
+        scratch=tuple(scratch),
+        in_place=residual_in_place(context, node),
+        kernels=(*kernels, *tail.kernels),
+        constants=(*constants, *tail.constants),
+    )
+
+
+def residual_in_place(context: Context, node: q.FusedConv) -> tuple[tuple[str, str], ...]:
+    """The residual operand may become the result where each value is read before it is written, once."""
+    if node.residual is None or node.inputs[0] == node.inputs[1]:
+        return ()
+    a, y = context.tensor(node.inputs[1]), context.tensor(node.outputs[0])
+    if y.shape[2] % CHANNELS or a.dtype != y.dtype:
+        return ()
+    return ((context.regions[node.inputs[1]], context.regions[node.outputs[0]]),)
+
+
+def _depthwise(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut | None) -> Stage | None:
+    conv = node.conv
+    x, y = context.tensor(node.inputs[0]), context.tensor(node.outputs[0])
+    if e.kind not in ("int8", "swish") or y.shape[2] < LANES:
+        return None
+    label = identifier(node.name)
+    ring = make_ring(label, geometry_of(conv, x, y.shape[0], y.shape[1]), x)
+    row = lower_depthwise(label, conv, e, y.shape[1])
+    body = ring.body(
+        "",
+        copy_rows(ring, context.pointer(node.inputs[0])),
+        row.code(f"({context.pointer(node.outputs[0], const=False)}) + y * {y.shape[1] * y.shape[2]}"),
+    )
+    kh, kw = conv.kernel
+    title = f"depthwise convolution {kh}x{kw}, {shape_text(x)} to {shape_text(y)}"
+    constants = (row.constant, *ring.constants)
+    return finish(context, node, title, body, row.kernels, constants, (ring.region,), table)
+
+
+def _gathered(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut | None) -> Stage | None:
+    conv = node.conv
+    kh, kw = conv.kernel
+    if kh * (1 if conv.dilation[1] == 1 else kw) > MOST_PIECES:
+        return None
+    x, y = context.tensor(node.inputs[0]), context.tensor(node.outputs[0])
+    label = identifier(node.name)
+    ring = make_ring(label, geometry_of(conv, x, y.shape[0], y.shape[1]), x)
+    gather = lower_gather(conv, ring.geometry)
+    kernel: Pointwise = lower_pointwise(label, conv.weight.reshape(y.shape[2], -1), e, [y.shape[1]])
+    columns = Region(f"{label}_columns", gather.bytes)
+    at = f"y * {y.shape[1] * y.shape[2]}"
+    residual = f"({context.pointer(node.inputs[1])}) + {at}" if node.residual is not None else ""
+    out = f"({context.pointer(node.outputs[0], const=False)}) + {at}"
+    consume = f"{gather.kernel.name}(window, (int8_t *)R_{columns.name}, {y.shape[1]});\n" + kernel.call(
+        f"(const int8_t *)R_{columns.name}", gather.step, out, y.shape[2], str(y.shape[1]), residual
+    )
+    body = ring.body("", copy_rows(ring, context.pointer(node.inputs[0])), consume)
+    title = f"convolution {kh}x{kw}, {shape_text(x)} to {shape_text(y)}"
+    kernels = (gather.kernel, *kernel.kernels)
+    constants = (kernel.constant, *ring.constants)
+    return finish(context, node, title, body, kernels, constants, (ring.region, columns), table)
+
+
+def _gate(context: Context, node: q.QGate) -> Stage | None:
+    x, gate = (context.tensor(i) for i in node.inputs)
+    channels = x.shape[2]
+    if gate.shape != (1, 1, channels) or gate.dtype != "int16" or channels % LANES:
+        return None
+    label = identifier(node.name)
+    scaled = Region(f"{label}_scaled", 2 * channels)
+    factor = np.broadcast_to(node.factor, (channels,)).astype(np.int16)
+    points = np.broadcast_to(node.zero_point, (channels,)).astype(np.int8)
+    constants = [Constant(f"factor_{label}", factor, "multiplier")]
+    zero_points = bool(points.any())
+    if zero_points:
+        constants.append(Constant(f"zero_points_{label}", points, "table"))
+    name = f"gate_neon_s{node.shift}_o{node.offset}_{node.low}_{node.high}{'_z' if zero_points else ''}"
+    name = name.replace("-", "n")
+    source = render("kernels/neon/gate.c.j2", name=name, node=node, zero_points=zero_points)
+    pixels, groups = x.shape[0] * x.shape[1], channels // LANES
+    body = (
+        f"gate_factor_neon({context.pointer(node.inputs[1])}, factor_{label}, (int16_t *)R_{scaled.name}, {groups});\n"
+        f"{name}({context.pointer(node.inputs[0])}, {context.pointer(node.output, const=False)}, {channels}, "
+        f"(const int16_t *)R_{scaled.name}, {f'zero_points_{label}, ' if zero_points else ''}{pixels}, {groups});\n"
+    )
+    return Stage(
+        name=label,
+        title=f"SE gate, {shape_text(x)}",
+        nodes=(node.name,),
+        reads=tuple(context.regions[i] for i in node.inputs),
+        writes=(context.regions[node.output],),
+        body=body,
+        scratch=(scaled,),
+        in_place=((context.regions[node.inputs[0]], context.regions[node.output]),),
+        kernels=(Kernel("gate_factor_neon", render("kernels/neon/gate_factor.c.j2")), Kernel(name, source)),
+        constants=tuple(constants),
+    )
+
+
+def _channel_sum(context: Context, node: q.ChannelSum) -> Stage | None:
+    x = context.tensor(node.inputs[0])
+    if x.shape[2] % LANES:
+        return None
+    return Stage(
+        name=identifier(node.name),
+        title=f"channel sums, {shape_text(x)}",
+        nodes=(node.name,),
+        reads=(context.regions[node.inputs[0]],),
+        writes=(context.regions[node.output],),
+        body=sum_code(context, node.inputs[0], node.output) + "\n",
+        kernels=(sum_kernel(),),
+    )
+
+
+def regions_of(context: Context) -> tuple[Region, ...]:
+    """A region for each tensor, with slack for whole-vector reads where the memory is ours."""
+    result = []
+    for t in context.graph.tensors.values():
+        outside = external(context.graph, t.name)
+        size = t.bytes if outside else t.bytes + SLACK
+        result.append(Region(context.regions[t.name], size, align=16, external=outside))
+    return tuple(result)

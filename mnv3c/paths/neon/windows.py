@@ -1,0 +1,168 @@
+"""Convolutions over windows: a ring of padded input rows feeds one output row at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnv3c.codegen.program import Constant, Kernel, Region
+from mnv3c.codegen.render import render
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Tensor
+
+# Kernels read and write whole vectors: this many bytes behind a region's last may be touched.
+SLACK = 64
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a ring of rows, in rows, pixels and bytes.
+
+    Attributes:
+        batch: input rows that are brought in at a time.
+        blank: whether a row of padding is needed above or below.
+    """
+
+    height: int
+    width: int
+    channels: int
+    top: int
+    left: int
+    bottom: int
+    right: int
+    kernel_height: int
+    stride: int
+    dilation: int
+    out_height: int
+    out_width: int
+    batch: int = 1
+
+    @property
+    def extent(self) -> int:
+        """Rows from a window's first to its last."""
+        return (self.kernel_height - 1) * self.dilation + 1
+
+    @property
+    def slots(self) -> int:
+        return min(self.height, max(self.extent, self.stride) + self.batch - 1)
+
+    @property
+    def padded_width(self) -> int:
+        return self.left + self.width + self.right
+
+    @property
+    def row_bytes(self) -> int:
+        return self.padded_width * self.channels
+
+    @property
+    def blank(self) -> bool:
+        return self.top > 0 or self.bottom > 0
+
+    @property
+    def bytes(self) -> int:
+        return (self.slots + self.blank) * self.row_bytes + SLACK
+
+
+def geometry_of(conv: q.QConv, x: Tensor, out_height: int, out_width: int, batch: int = 1) -> Geometry:
+    """The ring for ``conv`` over ``x`` (its shape alone matters)."""
+    top, left, bottom, right = conv.pad
+    return Geometry(
+        *x.shape,
+        top,
+        left,
+        bottom,
+        right,
+        conv.kernel[0],
+        conv.stride[0],
+        conv.dilation[0],
+        out_height,
+        out_width,
+        batch,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Ring:
+    """A ring as scratch memory, with the constant that pads it."""
+
+    geometry: Geometry
+    region: Region
+    zero_point: int | None
+    constants: tuple[Constant, ...]
+    padding: str
+
+    def body(self, setup: str, produce: str, consume: str) -> str:
+        """The stage's C: ``produce`` fills rows ``next`` to ``stop``, ``consume`` reads ``window``."""
+        return render(
+            "kernels/neon/window.c.j2",
+            geometry=self.geometry,
+            ring=self.region.name,
+            zero_point=self.zero_point,
+            padding=self.padding,
+            setup=setup,
+            produce=produce,
+            consume=consume,
+        )
+
+    def row(self, number: str) -> str:
+        """Address of the first real pixel of an input row in the ring."""
+        g = self.geometry
+        return f"ring + {number} % {g.slots} * {g.row_bytes} + {g.left * g.channels}"
+
+
+def make_ring(label: str, geometry: Geometry, x: Tensor) -> Ring:
+    """Scratch for ``geometry``; padding reads the zero points of ``x``."""
+    points = np.asarray(x.quant.zero_point if x.quant else (0,), np.int8)
+    one = bool((points == points[0]).all())
+    padding = f"padding_{label}"
+    constants = () if one else (Constant(padding, np.broadcast_to(points, x.shape[2:]).copy(), "table"),)
+    return Ring(
+        geometry,
+        Region(f"{label}_rows", geometry.bytes),
+        int(points[0]) if one else None,
+        constants,
+        padding,
+    )
+
+
+def copy_rows(ring: Ring, source: str) -> str:
+    """Produce rows by copying them from a dense tensor at ``source``."""
+    g = ring.geometry
+    row = g.width * g.channels
+    return (
+        "for (int32_t row = next; row < stop; ++row) {\n"
+        f"  memcpy({ring.row('row')}, {source} + row * {row}, {row});\n"
+        "}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Gather:
+    """Windows of a row of output pixels, one after the other."""
+
+    kernel: Kernel
+    step: int
+    bytes: int
+
+
+def lower_gather(conv: q.QConv, geometry: Geometry) -> Gather:
+    """The kernel that copies windows; each then is a row of ``kernel_h * kernel_w * channels`` values."""
+    kh, kw = conv.kernel
+    dilation, channels = conv.dilation[1], geometry.channels
+    if dilation == 1 or kw == 1:
+        pieces = [(r, 0, r * kw * channels, kw * channels) for r in range(kh)]
+    else:
+        pieces = [
+            (r, k * dilation * channels, (r * kw + k) * channels, channels)
+            for r in range(kh)
+            for k in range(kw)
+        ]
+    size = kh * kw * channels
+    step = -(-size // 16) * 16
+    advance = conv.stride[1] * channels
+    name = f"gather_{kh}x{kw}_neon_c{channels}s{conv.stride[1]}d{dilation}"
+    source = render(
+        "kernels/neon/gather.c.j2", name=name, pieces=pieces, used_rows=range(kh), advance=advance, step=step
+    )
+    return Gather(Kernel(name, source), step, geometry.out_width * step + SLACK)

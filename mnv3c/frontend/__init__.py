@@ -46,7 +46,7 @@ def load(
     if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise Mnv3cError(f"{name!r} is not a C identifier", "name")
     path = Path(model)
-    if path.suffix == ".onnx" or path.is_file():
+    if path.suffix.lower() == ".onnx" or path.is_file():
         return _load_file(path, input_shape, name)
     zoo_model = zoo.parse(model, width=width, resolution=resolution, classes=classes)
     graph_name = name or zoo_model.identifier
@@ -59,12 +59,18 @@ def load(
 
 
 def _load_file(path: Path, input_shape: tuple[int, ...] | None, name: str | None) -> Graph:
+    if not path.is_file():
+        raise Mnv3cError("no such file", str(path))
     from mnv3c.frontend import onnx
 
-    module, meta = onnx.read(path, input_shape)
-    identifier = re.sub(r"[^A-Za-z0-9]+", "_", path.stem).strip("_").lower() or "model"
-    identifier = f"m_{identifier}" if identifier[0].isdigit() else identifier
-    return _lower(module, name or identifier, meta)
+    graph_name = name or _identifier(path.stem)
+    return onnx.load(path, input_shape, lambda module, meta: _lower(module, graph_name, meta))
+
+
+def _identifier(stem: str) -> str:
+    """A C identifier made of a file name."""
+    text = re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_").lower() or "model"
+    return f"model_{text}" if text[0].isdigit() else text
 
 
 def _lower(module: Any, name: str, meta: dict[str, object]) -> Graph:

@@ -12,6 +12,11 @@ from mnv3c.frontend.relax_passes.straight_line import array, bindings, is_consta
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph, Node, Shape, Tensor
 
+
+class EmptyNetwork(Mnv3cError):
+    """Nothing is left between the input and the output."""
+
+
 Fields = dict[str, Any]
 
 
@@ -39,7 +44,7 @@ def lower(mod: Any, name: str, meta: Mapping[str, object]) -> Graph:
         tensors[label] = Tensor(label, _shape(var))
     outputs = tuple(names[v] for v in result(mod))
     if not nodes or "input" in outputs:
-        raise Mnv3cError("the network has no operator between its input and its output", name)
+        raise EmptyNetwork("the network has no operator between its input and its output", name)
     return Graph(name, tuple(nodes), tensors, ("input",), outputs, dict(meta))
 
 

@@ -1,0 +1,157 @@
+"""From a checked ONNX model to a canonical one: static shapes, constants folded, one form of everything.
+
+The canonical operators are Conv, BatchNormalization, AveragePool, MaxPool, GlobalAveragePool, ReduceMean,
+Relu, Clip, Sigmoid, HardSigmoid, HardSwish, Add, Sub, Mul, Div, MatMul, Reshape, Transpose and Softmax,
+with explicit padding, finite float32 constants and one output each, in opset 17.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.frontend.onnx_model import axes, elementwise, fold, windows
+from mnv3c.frontend.onnx_model.graph import Constant, Known, Node, Output, Shape, Value
+from mnv3c.frontend.onnx_model.read import describe, initializers, model_input, opset
+
+Handler = Callable[[Node, Output], Known]
+
+HANDLERS: dict[str, Handler] = {
+    "Add": fold.folded,
+    "AveragePool": windows.average_pool,
+    "BatchNormalization": windows.batch_norm,
+    "Cast": fold.cast,
+    "Clip": elementwise.clip,
+    "Concat": fold.concat,
+    "Constant": fold.constant,
+    "Conv": windows.conv,
+    "Div": fold.folded,
+    "Dropout": fold.identity,
+    "Flatten": axes.flatten,
+    "Gather": fold.gather,
+    "Gemm": axes.gemm,
+    "GlobalAveragePool": windows.global_average_pool,
+    "HardSigmoid": elementwise.hard_sigmoid,
+    "HardSwish": elementwise.unary,
+    "Identity": fold.identity,
+    "MatMul": axes.matmul,
+    "Max": elementwise.extremum,
+    "MaxPool": windows.max_pool,
+    "Min": elementwise.extremum,
+    "Mul": fold.folded,
+    "Neg": fold.folded,
+    "Pad": windows.pad,
+    "Pow": fold.folded,
+    "Reciprocal": fold.folded,
+    "ReduceMean": axes.reduce_mean,
+    "Relu": elementwise.unary,
+    "Reshape": axes.reshape,
+    "Shape": fold.shape,
+    "Sigmoid": elementwise.unary,
+    "Slice": fold.slice_,
+    "Softmax": axes.softmax,
+    "Sqrt": fold.folded,
+    "Squeeze": axes.squeeze,
+    "Sub": fold.folded,
+    "Sum": elementwise.arithmetic,
+    "Transpose": axes.transpose,
+    "Unsqueeze": axes.unsqueeze,
+}
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """A rewritten model.
+
+    Attributes:
+        input_name, input_shape: of the one input, as in the file.
+        results: the outputs.
+        output: nodes and constants.
+        output_shapes: by canonical name, of every node's output.
+    """
+
+    input_name: str
+    input_shape: Shape
+    results: tuple[Value, ...]
+    output: Output
+    output_shapes: dict[str, Shape]
+
+    def model(self) -> onnx.ModelProto:
+        """The whole model."""
+        return self.output.model("input", self.input_shape, self.results)
+
+    def prefix(self, nodes: int) -> onnx.ModelProto:
+        """A model of the first ``nodes`` nodes that gives the last one's output."""
+        last = self.output.nodes[nodes - 1].output[0]
+        return self.output.model("input", self.input_shape, [Value(last, self.output_shapes[last])], nodes)
+
+
+def canonical(model: onnx.ModelProto, given: tuple[int, ...] | None) -> Canonical:
+    """Check every node and write it in canonical form.
+
+    Args:
+        model: parsed and of a supported kind.
+        given: shape of the input where the model leaves it open.
+
+    Raises:
+        Mnv3cError: names the node.
+    """
+    _check_operators(model)
+    arrays = initializers(model)
+    name, shape = model_input(model, given, arrays)
+    known: dict[str, Known] = {n: Constant(a) for n, a in arrays.items()}
+    known[name] = Value("input", shape)
+    out = Output()
+    shapes: dict[str, Shape] = {}
+    version = opset(model)
+    for proto in model.graph.node:
+        node = Node(proto, [_input(proto, known, i) for i in proto.input], version)
+        if not proto.output or not proto.output[0] or len(set(proto.output)) != len(proto.output):
+            raise node.error("has no output of its own")
+        if proto.output[0] in known:
+            raise node.error(f"writes {proto.output[0]!r} a second time")
+        result = HANDLERS[node.op](node, out)
+        known[proto.output[0]] = result
+        if isinstance(result, Value):
+            shapes[result.name] = result.shape
+    return Canonical(name, shape, _results(model, known), out, shapes)
+
+
+def _check_operators(model: onnx.ModelProto) -> None:
+    unsupported: dict[str, onnx.NodeProto] = {}
+    for node in model.graph.node:
+        plain = node.domain in ("", "ai.onnx")
+        if not plain or node.op_type not in HANDLERS:
+            label = node.op_type if plain else f"{node.domain}.{node.op_type}"
+            unsupported.setdefault(label, node)
+    if unsupported:
+        label, node = next(iter(unsupported.items()))
+        more = f" (nor {', '.join(list(unsupported)[1:9])})" if len(unsupported) > 1 else ""
+        listed = ", ".join(sorted(HANDLERS))
+        raise Mnv3cError(f"operator {label} is not supported{more}; supported are {listed}", describe(node))
+
+
+def _input(proto: onnx.NodeProto, known: dict[str, Known], name: str) -> Known | None:
+    if name and name not in known:
+        raise Mnv3cError(f"reads {name!r}, which nothing before it writes", describe(proto))
+    return known[name] if name else None
+
+
+def _results(model: onnx.ModelProto, known: dict[str, Known]) -> tuple[Value, ...]:
+    if not model.graph.output:
+        raise Mnv3cError("the model has no output", "model outputs")
+    results = []
+    for value in model.graph.output:
+        result = known.get(value.name)
+        place = f"output {value.name!r}"
+        if result is None:
+            raise Mnv3cError("no node writes it", place)
+        if isinstance(result, Constant) or result.name == "input":
+            raise Mnv3cError("does not depend on the input through any operator", place)
+        if any(result.pads):
+            raise Mnv3cError("Pad at an output is not supported", place)
+        results.append(result)
+    return tuple(results)

@@ -1,0 +1,208 @@
+"""The command line in process: answers, exit codes, one-line errors, one JSON object."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnv3c import targets
+from mnv3c.cli import main
+from mnv3c.codegen.library import build_library
+from mnv3c.codegen.write import write_folder
+from tests.codegen.networks import classifier
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lib") / "net"
+    write_folder(folder, build_library(classifier(), ["ref"], settings={"target": "arm64"}).files)
+    return folder
+
+
+def test_help_is_instant_and_lists_every_command() -> None:
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "mnv3c", "--help"], capture_output=True, text=True, check=True
+    )
+    assert time.monotonic() - began < 3.0
+    for command in ("compile", "verify", "inspect", "zoo", "targets", "doctor"):
+        assert f"\n  {command} " in done.stdout
+    modules = "import sys, mnv3c.cli, mnv3c; print([m for m in ('tvm', 'numpy', 'rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", modules], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nonsense"], "mnv3c: error: command line: No such command 'nonsense'"),
+        (["compile"], "mnv3c: error: compile: Missing argument 'MODEL'"),
+        (
+            ["compile", "x", "-o", "y", "--input", "int4"],
+            "mnv3c: error: compile: Invalid value for '--input'",
+        ),
+        (["compile", "x"], "mnv3c: error: compile: Missing option '-o' / '--output'"),
+        (["compile", "x", "-o", ""], "mnv3c: error: --output: is empty"),
+        (["compile", "x", "-o", "y", "--mean", "1,2,3"], "mnv3c: error: --std: --mean and --std go together"),
+        (
+            ["compile", "x", "-o", "y", "--mean", "a", "--std", "1"],
+            "mnv3c: error: --mean: 'a' is not a number",
+        ),
+        (["compile", "x", "-o", "y", "--shape", "5"], "mnv3c: error: --shape: '5' is not HxW"),
+        (["compile", "x", "-o", "y", "--shape", "0x5"], "mnv3c: error: --shape: '0x5' is not HxW"),
+        (["compile", "x", "-o", "y", "--target", "cortex-a75"], "mnv3c: error: --target: unknown target"),
+        (["compile", "x", "-o", "y", "--path", "avx"], "mnv3c: error: --path: unknown path 'avx'"),
+        (["compile", "x", "-o", "y", "--name", "2x"], "mnv3c: error: --name: '2x' is not a C identifier"),
+        (["verify", "nowhere"], "mnv3c: error: nowhere: no generated library here"),
+        (["verify", "nowhere", "--runner", "board"], "mnv3c: error: verify: Invalid value for '--runner'"),
+    ],
+    ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "",
+)
+def test_bad_use_is_one_line_and_exit_2(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*arguments)
+    assert code == 2 and out == ""
+    assert err.startswith(line) and err.count("\n") == 1
+    code, out, err = run(*arguments, "--json")
+    assert code == 2 and err == ""
+    answer = json.loads(out)
+    place, message = answer["error"]["place"], answer["error"]["message"]
+    assert answer["ok"] is False and f"mnv3c: error: {place}: {message}".startswith(line)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_normalization_is_one_or_the_other(run: Run) -> None:
+    code, _, err = run("compile", "x", "-o", "y", "--normalize", "unit", "--mean", "0", "--std", "1")
+    assert code == 2 and err == "mnv3c: error: --normalize: give either --normalize or --mean and --std\n"
+
+
+def test_targets(run: Run) -> None:
+    code, out, _ = run("targets")
+    assert code == 0 and all(name in out for name in targets.names())
+    answer = object_of(run("targets", "--json"))
+    a76 = next(t for t in answer["targets"] if t["name"] == "cortex-a76")
+    assert a76["core"]["cache"]["l1d_kib"] == 64 and a76["paths"][0] == "dotprod"
+
+
+def test_zoo(run: Run) -> None:
+    answer = object_of(run("zoo", "--json"))
+    blocks = {n["name"]: n["blocks"] for n in answer["networks"]}
+    assert blocks["mobilenet_v3_large"] == 15 and blocks["mobilenet_v3_small"] == 11
+    assert "mobilenet_v3_small_minimalistic" in run("zoo")[1]
+
+
+def test_doctor(run: Run) -> None:
+    answer = object_of(run("doctor", "--json"))
+    found = {f["what"]: f for f in answer["findings"]}
+    assert answer["ok"] and found["Unicorn emulator"]["ok"] and found["C compiler for Arm"]["ok"]
+
+
+def test_doctor_says_what_is_broken(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mnv3c import doctor
+
+    packages = {"ziglang": ("0.1", "nothing"), "no-such-package": ("", "nothing")}
+    monkeypatch.setattr(doctor, "_PACKAGES", packages)
+    code, out, _ = run("doctor")
+    assert code == 1 and "but 0.1 is needed" in out and "not installed" in out
+
+
+def test_verify_good_and_bad(run: Run, library: Path, tmp_path: Path) -> None:
+    code, out, _ = run("verify", library, "--count", 2)
+    assert code == 0 and "bit-equal" in out and "cortex-a53" in out
+    answer = object_of(run("verify", library, "--json", "--count", 2))
+    assert answer["ok"] and answer["paths"][0]["runs"] == 2 and answer["paths"][0]["equal"]
+
+    wrong = copy(library, tmp_path / "wrong")
+    source = wrong / "net_weights.c"
+    source.write_text(re.sub(r"\n    -?\d+,", "\n    0,", source.read_text(), count=4))
+    code, out, _ = run("verify", wrong, "--count", 1)
+    assert code == 1 and "FAILED" in out and "net_weights.c was changed" in out and "failed" in out
+    code, out, err = run("verify", wrong, "--count", 1, "--json")
+    assert code == 1 and json.loads(out)["ok"] is False and err == ""
+
+
+def test_verify_bad_requests(run: Run, library: Path) -> None:
+    assert run("verify", library, "--path", "i8mm")[2].startswith("mnv3c: error: --path: 'i8mm' is not in")
+    assert run("verify", library, "--count", 0)[2] == "mnv3c: error: --count: nothing to run\n"
+    assert run("verify", library, "--cc", "no-such-cc")[2].startswith("mnv3c: error: --cc: no such command")
+
+
+def test_inspect_library(run: Run, library: Path) -> None:
+    code, out, err = run("inspect", library)
+    assert code == 0 and err == "" and "depthwise" in out and "arena" in out and "█" in out
+    answer = object_of(run("inspect", library, "--json"))
+    assert answer["kind"] == "library" and answer["macs"] == sum(
+        layer["macs"] for layer in answer["programs"]["ref"]["layers"]
+    )
+    assert run("inspect", library, "--path", "neon")[0] == 2
+
+
+@pytest.mark.slow
+def test_compile_inspect_verify_a_zoo_network(run: Run, tmp_path: Path) -> None:
+    model = ("mobilenet_v3_small_0.35_32", "--classes", 7)
+    answer = object_of(run("inspect", *model, "--json"))
+    assert answer["kind"] == "model" and answer["outputs"][next(iter(answer["outputs"]))] == [1, 1, 7]
+    folder = tmp_path / "new" / "small"
+    compiled = object_of(
+        run("compile", *model, "-o", folder, "--path", "ref", "--dump-ir", tmp_path / "ir", "--json")
+    )
+    assert compiled["ok"] and compiled["paths"] == ["ref"] and compiled["macs"] == answer["macs"]
+    assert any("RANDOM WEIGHTS" in n for n in compiled["notes"])
+    assert len(list((tmp_path / "ir").iterdir())) >= 3
+    code, out, err = run("compile", *model, "-o", folder, "--path", "ref")
+    assert code == 0 and "arena" in out and "RANDOM WEIGHTS" in err and "RANDOM CALIBRATION" in err
+    verified = object_of(run("verify", folder, "--runner", "host", "--json"))
+    assert verified["ok"] and verified["errors"][0]["cosine"] > 0.9
+
+
+@pytest.mark.slow
+def test_input_kinds_and_normalisation_survive_to_verify(run: Run, tmp_path: Path) -> None:
+    """The float comparison has to know what a byte meant: a wrong map would ruin the cosine."""
+    for kind, extra in (
+        ("uint8", ("--normalize", "imagenet")),
+        ("float32", ()),
+        ("uint8", ("--mean", "120", "--std", "60")),
+    ):
+        folder = tmp_path / "lib"
+        model = ("mobilenet_v3_small_minimalistic_0.35_32", "--classes", 5)
+        object_of(run("compile", *model, "-o", folder, "--path", "ref", "--input", kind, *extra, "--json"))
+        verified = object_of(run("verify", folder, "--runner", "host", "--json", "--count", 6))
+        assert verified["ok"] and verified["errors"][0]["cosine"] > 0.95, (kind, extra)
+
+
+def object_of(result: tuple[int, str, str]) -> Any:
+    code, out, err = result
+    assert code == 0 and err == "", (out, err)
+    return json.loads(out)
+
+
+def copy(source: Path, target: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(source, target))

@@ -106,7 +106,10 @@ def choose_core(library: Library, path: str | None, name: str | None) -> Target:
         Mnv3cError: no such core.
     """
     if name is not None:
-        core = targets.get(name)
+        try:
+            core = targets.get(name)
+        except Mnv3cError as error:
+            raise Mnv3cError(error.message, "--cpu") from None
         if core.core is None:
             raise Mnv3cError(f"{core.name} is a platform; cycles are those of a core", "--cpu")
         return core

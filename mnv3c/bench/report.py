@@ -36,15 +36,12 @@ class Cost:
     classes: Mapping[str, int]
     macs: int
     cycles: float | None
+    macs_per_cycle: float | None
     multiply_share: float | None
     bytes_loaded: int
     bytes_stored: int
     l1_fills: int | None
     l2_fills: int | None
-
-    @property
-    def macs_per_cycle(self) -> float | None:
-        return self.macs / self.cycles if self.cycles else None
 
 
 @dataclass(frozen=True)
@@ -223,6 +220,7 @@ def _cost(m: Measurement, region: Region, macs: int, pricing: Pricing | None) ->
         classes=by_class(m.code, counts),
         macs=macs,
         cycles=cycles,
+        macs_per_cycle=macs / cycles if cycles else None,
         multiply_share=pricing.bound_of(counts) / cycles if pricing and cycles else None,
         bytes_loaded=loads,
         bytes_stored=stores,

@@ -46,10 +46,22 @@ def load(
     if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise Mnv3cError(f"{name!r} is not a C identifier", "name")
     path = Path(model)
-    if path.suffix.lower() == ".onnx" or path.is_file():
+    zoo_options = {
+        "weights": weights,
+        "width": width,
+        "resolution": resolution,
+        "classes": classes,
+        "padding": padding,
+    }
+    if path.suffix.lower() == ".onnx" or path.exists():
+        for option, value in zoo_options.items():
+            if value is not None:
+                raise Mnv3cError("only zoo models have this option; the file says it all", option)
         return _load_file(path, input_shape, name)
     zoo_model = zoo.parse(model, width=width, resolution=resolution, classes=classes)
-    graph_name = name or zoo_model.identifier
+    if input_shape is not None:
+        raise Mnv3cError("zoo models take a resolution instead", "input_shape")
+    graph_name = name or _identifier(model)
 
     def lower_zoo(module: Any, meta: dict[str, object]) -> Graph:
         return _lower(module, graph_name, meta)

@@ -10,8 +10,9 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.zoo import random_weights
 from mnv3c.frontend.zoo.build import build
 from mnv3c.frontend.zoo.layers import layer_shapes
-from mnv3c.frontend.zoo.names import ZooModel, parse, unknown
+from mnv3c.frontend.zoo.names import DEFAULT_CLASSES, ZooModel, parse, unknown
 from mnv3c.frontend.zoo.table import ARCHITECTURES, scale_width
+from mnv3c.frontend.zoo.weights import load_weights
 from mnv3c.ir.graph import Graph
 
 __all__ = ["ARCHITECTURES", "ZooModel", "load", "parse", "unknown"]
@@ -33,28 +34,31 @@ def load(
         model: which network.
         lower: runs the passes on a Relax module and makes the float graph, given its meta.
         weights: a state dict; without it, random weights from ``seed``.
-        padding: ``torch`` (symmetric; the default) or ``tf`` (SAME), whichever the weights were trained with.
+        padding: ``torch`` (symmetric) or ``tf`` (SAME). By default what the weights were trained with
+            (see ``load_weights``); symmetric for random ones.
         seed: of the random weights.
 
     Raises:
         Mnv3cError: unknown padding, or weights that do not fit.
     """
-    padding = padding or "torch"
-    if padding not in PADDINGS:
+    if padding not in (None, *PADDINGS):
         raise Mnv3cError(f"{padding!r} is none of {', '.join(PADDINGS)}", "padding")
     architecture = scale_width(ARCHITECTURES[model.architecture], model.width)
-    shapes = layer_shapes(architecture, model.classes)
     meta: dict[str, object] = {
         "source": "zoo",
-        "model": model.identifier,
+        "model": model.name,
         "architecture": model.architecture,
         "width": model.width,
         "resolution": model.resolution,
-        "classes": model.classes,
-        "padding": padding,
+        "input_layout": "NCHW",
         "random_weights": weights is None,
     }
-    assert weights is None
-    module = build(architecture, random_weights.draw(shapes, seed), model.resolution, padding)
-    meta |= {"seed": seed, "input_affine": {"scale": [2.0] * 3, "shift": [-1.0] * 3}}
-    return random_weights.normalize(lower(module, meta), seed)
+    if weights is not None:
+        loaded = load_weights(weights, architecture, model.classes, padding)
+        module = build(loaded.architecture, loaded.weights, model.resolution, loaded.padding)
+        facts = {"padding": loaded.padding, "naming": loaded.naming, "input_affine": loaded.input_affine}
+        return lower(module, meta | facts | {"weights": weights.name, "sha256": loaded.sha256})
+    padding = padding or "torch"
+    drawn = random_weights.draw(layer_shapes(architecture, model.classes or DEFAULT_CLASSES), seed)
+    meta |= {"padding": padding, "seed": seed, "input_affine": {"scale": [2.0] * 3, "shift": [-1.0] * 3}}
+    return random_weights.normalize(lower(build(architecture, drawn, model.resolution, padding), meta), seed)

@@ -22,18 +22,18 @@ class ZooModel:
         architecture: a key of ``ARCHITECTURES``.
         width: channel multiplier, 0.1 to 4.
         resolution: height and width of the input in pixels, 32 to 2048.
-        classes: logits, 1 to 100,000.
+        classes: logits, 1 to 100,000; ``None`` for as many as the weights have, or 1000.
     """
 
     architecture: str
     width: float = 1.0
     resolution: int = DEFAULT_RESOLUTION
-    classes: int = DEFAULT_CLASSES
+    classes: int | None = None
 
     @property
-    def identifier(self) -> str:
-        """A C identifier that names the model."""
-        return f"{self.architecture}_{self.width:g}_{self.resolution}".replace(".", "_")
+    def name(self) -> str:
+        """The full name, with width and resolution."""
+        return f"{self.architecture}_{self.width}_{self.resolution}"
 
 
 def parse(
@@ -57,14 +57,14 @@ def parse(
             raise Mnv3cError(f"the name says {option} {in_name}, the option {given}", name)
     model = ZooModel(
         match["base"],
-        width or in_name_width or 1.0,
-        resolution or in_name_resolution or DEFAULT_RESOLUTION,
-        classes or DEFAULT_CLASSES,
+        next((w for w in (width, in_name_width) if w is not None), 1.0),
+        next((r for r in (resolution, in_name_resolution) if r is not None), DEFAULT_RESOLUTION),
+        classes,
     )
     for option, value, low, high in (
         ("width", model.width, 0.1, 4.0),
         ("resolution", model.resolution, 32, 2048),
-        ("classes", model.classes, 1, 100_000),
+        ("classes", DEFAULT_CLASSES if classes is None else classes, 1, 100_000),
     ):
         if not low <= value <= high:
             raise Mnv3cError(f"{option} {value} is not between {low} and {high}", name)

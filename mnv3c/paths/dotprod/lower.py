@@ -8,6 +8,7 @@ from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph
 from mnv3c.paths.dotprod.block import as_fused, can_depthwise, can_expand, lower_depthwise
 from mnv3c.paths.dotprod.builder import Builder
+from mnv3c.paths.dotprod.stem import can_stem, lower_stem
 from mnv3c.paths.dotprod.stages import lower_dense, lower_gate, lower_pointwise, lower_vector
 
 
@@ -15,13 +16,17 @@ def lower_graph(graph: Graph, options: Options) -> Program:
     """Stages in the order of the nodes; an expansion waits for the depthwise convolution that reads it."""
     builder = Builder(graph, "dotprod")
     waiting: dict[str, q.FusedConv] = {}
+    flips: dict[str, q.FlipSign] = {}
     for node in graph.nodes:
+        if isinstance(node, q.FlipSign) and _flips_for_stem(builder, node):
+            flips[node.output] = node
+            continue
         conv = as_fused(node)
         if conv is not None:
             if can_expand(builder, conv):
                 waiting[conv.outputs[0]] = conv
             else:
-                _lower_conv(builder, conv, waiting)
+                _lower_conv(builder, conv, waiting, flips)
         elif not (isinstance(node, q.QGate) and lower_gate(builder, node)):
             builder.fall_back(node)
     return builder.program(
@@ -32,8 +37,26 @@ def lower_graph(graph: Graph, options: Options) -> Program:
     )
 
 
-def _lower_conv(builder: Builder, conv: q.FusedConv, waiting: dict[str, q.FusedConv]) -> None:
-    if can_depthwise(builder, conv) and lower_depthwise(builder, conv, waiting.pop(conv.inputs[0], None)):
+def _flips_for_stem(builder: Builder, node: q.FlipSign) -> bool:
+    """Whether the only reader of ``node`` is a convolution that flips while it reads."""
+    graph = builder.graph
+    if graph.tensor(node.output).dtype != "int8":
+        return False
+    reader = graph.sole_consumer(node.output, q.FusedConv) or graph.sole_consumer(node.output, q.QConv)
+    conv = as_fused(reader)
+    return conv is not None and not can_depthwise(builder, conv) and can_stem(builder, conv)
+
+
+def _lower_conv(
+    builder: Builder,
+    conv: q.FusedConv,
+    waiting: dict[str, q.FusedConv],
+    flips: dict[str, q.FlipSign],
+) -> None:
+    x = conv.inputs[0]
+    if can_depthwise(builder, conv) and lower_depthwise(builder, conv, waiting.pop(x, None)):
+        return
+    if can_stem(builder, conv) and lower_stem(builder, conv, flips.pop(x, None)):
         return
     for rule in (lower_vector, lower_pointwise, lower_dense):
         if rule(builder, conv):

@@ -40,7 +40,7 @@ def pointwise_kernel(
         edge_pixels: pixels of each row's last block that lie in the image, 0 for all.
     """
     quads = next(n for n in (3, 2, 1) if out_quads % n == 0)
-    unroll = next(u for u in (4, 2, 1) if in_quads % u == 0 and (u < 4 or in_quads >= 16))
+    unroll = _unroll(in_quads)
     blocks = min({3: 2, 2: 3, 1: 4}[quads], columns)
     steps, tail = divmod(columns, blocks)
     if edge_pixels and tail == 0:
@@ -61,6 +61,13 @@ def pointwise_kernel(
         edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
     )
     return PointwiseKernel(Kernel(name, source), quads, unroll, in_quads // unroll, steps)
+
+
+def _unroll(in_quads: int) -> int:
+    """Input quads a turn: pairs load best, four where there are many; a short odd depth in one go."""
+    if in_quads % 2 and in_quads <= 9:
+        return in_quads
+    return next(u for u in (4, 2, 1) if in_quads % u == 0 and (u < 4 or in_quads >= 16))
 
 
 def pack_pointwise(weight: np.ndarray, group: int) -> np.ndarray:

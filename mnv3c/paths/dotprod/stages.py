@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mnv3c.codegen.program import Kernel, Region, Stage
@@ -89,8 +91,16 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     """A 1x1 convolution of a map, residual add included; False if this kernel cannot do it."""
     x, y = builder.graph.tensor(node.inputs[0]), builder.graph.tensor(node.outputs[0])
     conv = node.conv
-    if not conv.pointwise or not simple_result(builder, node) or node.channel_sum is not None:
+    if not conv.pointwise or not simple_result(builder, node):
         return False
+    if node.channel_sum is not None:
+        if _lower_pooled(builder, node):
+            return True
+        conv_alone = replace(node, outputs=node.outputs[:1], channel_sum=None)
+        if not lower_pointwise(builder, conv_alone):
+            return False
+        builder.fall_back(node.channel_sum)
+        return True
     block = best_block(x.shape)
     label = identifier(node.name)
     e = plan_epilogue(node)
@@ -123,7 +133,7 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
         "steps": kernel.steps,
     }
     arrays = {
-        "weights": (pack_pointwise(conv.weight.reshape(y.shape[2], -1), kernel.quads), "weight"),
+        "weights": (pack_pointwise(conv_matrix(node), kernel.quads), "weight"),
         "params": (quad_records(node, e), "multiplier"),
         "common": (layer_record(node), "table"),
     }
@@ -143,6 +153,62 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     return True
 
 
+def _lower_pooled(builder: Builder, node: q.FusedConv) -> bool:
+    """A 1x1 convolution of which only the channel sums are wanted: its result is never stored."""
+    graph = builder.graph
+    x, y = graph.tensor(node.inputs[0]), graph.tensor(node.outputs[0])
+    unused = not graph.consumers(y.name) and y.name not in graph.outputs
+    if not unused or node.outputs[1] in graph.outputs or node.residual is not None:
+        return False
+    block = best_block(x.shape)
+    label = identifier(node.name)
+    e = plan_epilogue(node, store=False, want_sum=True)
+    rows, columns = grid(x.shape, block)
+    edge_pixels = x.shape[1] % 4 if block == ROW else 0
+    if not edge_pixels:
+        rows, columns = 1, rows * columns
+    kernel = pointwise_kernel(quads(x.shape[2]), quads(y.shape[2]), columns, "pixel", e, edge_pixels)
+    source = builder.need(x.name, block)
+    target = builder.provide(node.outputs[1], DENSE)
+    fields: dict[str, object] = {
+        "in": f"(const int8_t *)R_{source}",
+        "in_block": quads(x.shape[2]) * TILE,
+        "in_row": columns * quads(x.shape[2]) * TILE,
+        "weights": f"weights_{label}",
+        "params": f"params_{label}",
+        "common": f"common_{label}",
+        "sums": f"(int32_t *)(void *)R_{target}",
+        "depth": kernel.depth,
+        "groups": quads(y.shape[2]) // kernel.quads,
+        "rows": rows,
+        "steps": kernel.steps,
+    }
+    arrays = {
+        "weights": (pack_pointwise(conv_matrix(node), kernel.quads), "weight"),
+        "params": (quad_records(node, e), "multiplier"),
+        "common": (layer_record(node), "table"),
+    }
+    builder.add(
+        Stage(
+            name=label,
+            title=f"1x1 convolution and pool, {shape_text(x)} to {shape_text(y)}",
+            nodes=(node.name,),
+            reads=(source,),
+            writes=(target,),
+            body=f"memset(R_{target}, 0, {quads(y.shape[2]) * 16});\n"
+            + call(kernel.kernel.name, "pointwise_call", fields),
+            kernels=(kernel.kernel,),
+            constants=constants(label, arrays),
+        )
+    )
+    return True
+
+
+def conv_matrix(node: q.FusedConv) -> np.ndarray:
+    """The weights as int8 ``[out, kernel_h * kernel_w * in]``."""
+    return node.conv.weight.reshape(node.conv.weight.shape[0], -1)
+
+
 def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
     """Any convolution of one group: windows are gathered into tiles, then multiplied as a 1x1."""
     x, y = builder.graph.tensor(node.inputs[0]), builder.graph.tensor(node.outputs[0])
@@ -158,7 +224,7 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
     target = builder.provide(y.name, ROW)
     zero_point = np.broadcast_to(np.asarray(x.quant.zero_point if x.quant else (0,), np.int8), x.shape[2:])
     arrays = {
-        "weights": (pack_pointwise(conv.weight.reshape(y.shape[2], -1), kernel.quads), "weight"),
+        "weights": (pack_pointwise(conv_matrix(node), kernel.quads), "weight"),
         "params": (quad_records(node, e), "multiplier"),
         "common": (layer_record(node), "table"),
         "padding": (zero_point.copy(), "table"),

@@ -1,0 +1,145 @@
+"""The first convolution: few channels, dense in the caller's buffer, windows built by table look-up."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mnv3c.codegen.program import Kernel, Stage
+from mnv3c.codegen.render import identifier, render
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Tensor
+from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel
+from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
+from mnv3c.paths.dotprod.layout import ROW, TILE, grid, quads
+from mnv3c.paths.dotprod.pointwise import call, pack_pointwise, pointwise_kernel
+from mnv3c.paths.dotprod.stages import simple_result
+
+_MOST_QUADS = 16
+
+
+def gather_kernel(conv: q.QConv, channels: int) -> Kernel | None:
+    """Tiles of the windows of 4 neighbouring outputs; ``None`` if they span more than 64 bytes of a row."""
+    kh, kw = conv.kernel
+    depth = kh * kw * channels
+    longest = (3 * conv.stride[1] + (kw - 1) * conv.dilation[1] + 1) * channels
+    if longest > 64 or quads(depth) > _MOST_QUADS:
+        return None
+    indices: dict[tuple[int, ...], int] = {}
+    tiles = []
+    for quad in range(quads(depth)):
+        rows: dict[int, list[int]] = {}
+        for pixel in range(4):
+            for i in range(4):
+                ky, rest = divmod(quad * 4 + i, kw * channels)
+                if ky < kh:
+                    kx, c = divmod(rest, channels)
+                    at = (pixel * conv.stride[1] + kx * conv.dilation[1]) * channels + c
+                    rows.setdefault(ky, [255] * 16)[pixel * 4 + i] = at
+        tiles.append([(ky, indices.setdefault(tuple(index), len(indices))) for ky, index in rows.items()])
+    name = f"gather_{kh}x{kw}x{channels}_s{conv.stride[1]}_d{conv.dilation[1]}_dotprod"
+    source = render(
+        "kernels/dotprod/gather_rows.c.j2",
+        name=name,
+        kernel=conv.kernel,
+        channels=channels,
+        stride=conv.stride[1],
+        indices=list(indices),
+        tiles=tiles,
+        registers=-(-longest // 16),
+        advance=4 * conv.stride[1] * channels,
+    )
+    return Kernel(name, source)
+
+
+def can_stem(builder: Builder, node: q.FusedConv) -> bool:
+    """Whether ``lower_stem`` can compute ``node``: one group, few channels, and not a plain 1x1."""
+    conv = node.conv
+    if conv.groups != 1 or conv.pointwise or conv.dilation[0] != 1 or not simple_result(builder, node):
+        return False
+    if node.residual is not None or node.channel_sum is not None:
+        return False
+    return gather_kernel(conv, builder.graph.tensor(node.inputs[0]).shape[2]) is not None
+
+
+def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> bool:
+    """A convolution for which ``can_stem`` holds.
+
+    Args:
+        flip: of the image before the convolution, if nothing else reads its result.
+    """
+    graph, conv = builder.graph, node.conv
+    x, y = graph.tensor(node.inputs[0]), graph.tensor(node.outputs[0])
+    gather = gather_kernel(conv, x.shape[2])
+    assert gather is not None
+    label = identifier(node.name)
+    e = plan_epilogue(node)
+    rows, columns = grid(y.shape, ROW)
+    kh, kw = conv.kernel
+    depth = kh * kw * x.shape[2]
+    multiply = pointwise_kernel(quads(depth), quads(y.shape[2]), columns, "channel", e)
+    image: Tensor = graph.tensor(flip.inputs[0]) if flip else x
+    source = builder.need(image.name, DENSE)
+    target = builder.provide(y.name, ROW)
+    zero_point = np.broadcast_to(np.asarray(x.quant.zero_point if x.quant else (0,), np.int8), x.shape[2:])
+    channels = x.shape[2]
+    widest = (columns * 4 * conv.stride[1] + (kw - 1) * conv.dilation[1]) * channels + 64
+    pitch = -(-max(widest, (conv.pad[1] + x.shape[1]) * channels + 64) // (16 * channels)) * 16 * channels
+    ring = builder.scratch(f"{label}_rows", kh * pitch)
+    windows = builder.scratch(f"{label}_windows", columns * quads(depth) * TILE)
+    body = render(
+        "kernels/dotprod/stem.c.j2",
+        source=source,
+        ring=ring.name,
+        windows=windows.name,
+        target=target,
+        label=label,
+        gather=gather.name,
+        height=x.shape[0],
+        width=x.shape[1],
+        channels=channels,
+        kernel_h=kh,
+        stride=conv.stride[0],
+        pad=conv.pad,
+        pitch=pitch,
+        flip=-128 if flip else 0,
+        rows=rows,
+        columns=columns,
+        multiply=call(
+            multiply.kernel.name,
+            "pointwise_call",
+            {
+                "in": f"(const int8_t *)R_{windows.name}",
+                "in_block": quads(depth) * TILE,
+                "weights": f"weights_{label}",
+                "params": f"params_{label}",
+                "common": f"common_{label}",
+                "out": f"(int8_t *)R_{target} + (ptrdiff_t)row * {columns * quads(y.shape[2]) * TILE}",
+                "out_block": quads(y.shape[2]) * TILE,
+                "out_quad": TILE,
+                "depth": multiply.depth,
+                "groups": quads(y.shape[2]) // multiply.quads,
+                "rows": 1,
+                "steps": multiply.steps,
+            },
+        ),
+    )
+    arrays = {
+        "weights": (pack_pointwise(conv.weight.reshape(y.shape[2], -1), multiply.quads), "weight"),
+        "params": (quad_records(node, e), "multiplier"),
+        "common": (layer_record(node), "table"),
+        "padding": (zero_point.copy(), "table"),
+    }
+    builder.add(
+        Stage(
+            name=label,
+            title=f"convolution {kh}x{kw}, {shape_text(image)} to {shape_text(y)}",
+            nodes=(flip.name, node.name) if flip else (node.name,),
+            reads=(source,),
+            writes=(target,),
+            body=body,
+            scratch=(ring, windows),
+            kernels=(template_kernel("input_row"), gather, multiply.kernel),
+            constants=constants(label, arrays),
+        )
+    )
+    return True

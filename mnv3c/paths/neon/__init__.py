@@ -10,6 +10,7 @@ from mnv3c.codegen.program import Options, Program, Stage
 from mnv3c.codegen.render import render
 from mnv3c.ir.graph import Graph
 from mnv3c.paths.common.regions import region_names
+from mnv3c.paths.neon.chains import find_chains, lower_chain
 from mnv3c.paths.neon.stages import Context, lower_node, regions_of
 
 name = "neon"
@@ -20,7 +21,14 @@ def lower(graph: Graph, options: Options) -> Program:
     context = Context(graph, region_names(graph))
     stages: list[Stage] = []
     notes: list[str] = []
+    chains = find_chains(context)
+    inside = {n.name for chain in chains.values() for n in chain.nodes}
     for node in graph.nodes:
+        if node.name in chains:
+            stages.append(lower_chain(context, chains[node.name]))
+            continue
+        if node.name in inside:
+            continue
         lowered = lower_node(context, node)
         stages += lowered.stages
         notes += lowered.notes

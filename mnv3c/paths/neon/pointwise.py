@@ -31,48 +31,58 @@ class Pointwise:
     loops: int
     residual: bool
 
-    def call(self, x: str, x_step: int, y: str, y_step: int, pixels: str, residual: str = "") -> str:
-        """C statements for ``pixels`` (an expression) pixels; x, y, residual are typed pointers."""
+    def call(
+        self, x: str, x_step: int, y: str, y_step: int, pixels: str, residual: str = "", around: str = ""
+    ) -> str:
+        """C statements for ``pixels`` (an expression) pixels.
+
+        Args:
+            x, y, residual: C expressions of typed pointers.
+            around: a loop over rows, say, that ``x``, ``y`` and ``residual`` depend on.
+        """
         tiles, rest = divmod(self.channels, CHANNELS)
-        w = self.constant.name
-        if tiles * self.tile_bytes <= 2 * CHUNK_BYTES:
-            lines = [self._call(x, x_step, w, y, y_step, pixels, str(tiles), residual)]
-        else:
+        pieces = [("0", str(tiles))]
+        chunk = tiles
+        if tiles * self.tile_bytes > 2 * CHUNK_BYTES:
             chunk = max(1, CHUNK_BYTES // self.tile_bytes)
             chunk = -(-tiles // -(-tiles // chunk))  # of equal size
             count = f"{tiles} - t < {chunk} ? {tiles} - t : {chunk}" if tiles % chunk else str(chunk)
-            inner = self._call(
-                x,
-                x_step,
-                f"{w} + t * {self.tile_bytes}",
-                f"{y} + 4 * t",
-                y_step,
-                pixels,
-                count,
-                f"{residual} + 4 * t" if residual else "",
-            )
-            lines = [f"for (int32_t t = 0; t < {tiles}; t += {chunk}) {{", f"  {inner}", "}"]
+            pieces = [("t", count)]
+        lines = [self._call(x, x_step, y, y_step, pixels, residual, at, count) for at, count in pieces]
+        if around:
+            lines = [f"{around} {{", *(f"  {line}" for line in lines), "}"]
+        if chunk < tiles:
+            lines = [
+                f"for (int32_t t = 0; t < {tiles}; t += {chunk}) {{",
+                *(f"  {line}" for line in lines),
+                "}",
+            ]
         if rest:
-            at = self.channels - CHANNELS
-            lines.append(
-                self._call(
-                    x,
-                    x_step,
-                    f"{w} + {tiles * self.tile_bytes}",
-                    f"{y} + {at}",
-                    y_step,
-                    pixels,
-                    "1",
-                    f"{residual} + {at}" if residual else "",
-                )
+            # The last tile overlaps its neighbour.
+            last = self._call(
+                x, x_step, y, y_step, pixels, residual, str(tiles), "1", self.channels - CHANNELS
             )
+            lines += [f"{around} {{", f"  {last}", "}"] if around else [last]
         return "\n".join(lines)
 
     def _call(
-        self, x: str, x_step: int, w: str, y: str, y_step: int, pixels: str, tiles: str, residual: str
+        self,
+        x: str,
+        x_step: int,
+        y: str,
+        y_step: int,
+        pixels: str,
+        residual: str,
+        tile: str,
+        tiles: str,
+        channel: int | None = None,
     ) -> str:
-        arguments = [x, str(x_step), w, y, str(y_step)]
-        arguments += [residual] if self.residual else []
+        """One call for ``tiles`` tiles from ``tile`` on, whose first output channel is ``channel``."""
+        at = (f"4 * {tile}" if tile != "0" else "") if channel is None else str(channel)
+        shift = f" + {at}" if at else ""
+        w = self.constant.name + (f" + {tile} * {self.tile_bytes}" if tile != "0" else "")
+        arguments = [x, str(x_step), w, f"{y}{shift}", str(y_step)]
+        arguments += [f"{residual}{shift}"] if self.residual else []
         arguments += [pixels, tiles]
         arguments += [str(self.loops)] if self.loops else []
         return f"{self.name}({', '.join(arguments)});"

@@ -56,13 +56,19 @@ def shape_text(t: Tensor) -> str:
     return "x".join(str(n) for n in t.shape)
 
 
+def as_fused(node: Node | None) -> q.FusedConv | None:
+    """A convolution as a fused one, whether or not anything is fused to it; ``None`` for other nodes."""
+    if isinstance(node, q.QConv):
+        return q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
+    return node if isinstance(node, q.FusedConv) else None
+
+
 def lower_node(context: Context, node: Node) -> Lowered:
     """Stages for one node; the portable kernels where no vector kernel fits."""
-    if isinstance(node, q.QConv):
-        node = q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
     stage: Stage | None = None
-    if isinstance(node, q.FusedConv):
-        stage = lower_conv(context, node)
+    conv = as_fused(node)
+    if conv is not None:
+        stage = lower_conv(context, conv)
     elif isinstance(node, q.QGate):
         stage = _gate(context, node)
     elif isinstance(node, q.ChannelSum):
@@ -173,37 +179,42 @@ def _pointwise(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut |
     kind = "fully connected" if pixels == 1 else "convolution 1x1"
     return finish(
         context,
-        node,
+        (node,),
         f"{kind}, {shape_text(x)} to {shape_text(y)}",
         body,
         kernel.kernels,
         (kernel.constant,),
         (),
         table,
+        residual_in_place(context, node),
     )
 
 
 def finish(
     context: Context,
-    node: q.FusedConv,
+    members: Sequence[q.FusedConv],
     title: str,
     body: str,
     kernels: Sequence[Kernel],
     constants: Sequence[Constant],
     scratch: Sequence[Region],
     table: q.QLut | None,
+    in_place: tuple[tuple[str, str], ...],
 ) -> Stage:
-    """Add the tail and wrap a convolution's C into a stage."""
+    """Add the tail of the last of ``members`` and wrap their C into a stage."""
+    node = members[-1]
     tail = conv_tail(context, node, table)
+    inside = {o for m in members for o in m.outputs}
+    reads = [i for m in members for i in m.inputs if i not in inside]
     return Stage(
         name=identifier(node.name),
         title=title,
-        nodes=(node.name,),
-        reads=tuple(dict.fromkeys(context.regions[i] for i in node.inputs)),
+        nodes=tuple(m.name for m in members),
+        reads=tuple(dict.fromkeys(context.regions[i] for i in reads)),
         writes=tuple(context.regions[o] for o in node.outputs),
         body=body + "\n" + (tail.code + "\n" if tail.code else ""),
         scratch=tuple(scratch),
-        in_place=residual_in_place(context, node),
+        in_place=in_place,
         kernels=(*kernels, *tail.kernels),
         constants=(*constants, *tail.constants),
     )
@@ -235,7 +246,17 @@ def _depthwise(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut |
     kh, kw = conv.kernel
     title = f"depthwise convolution {kh}x{kw}, {shape_text(x)} to {shape_text(y)}"
     constants = (row.constant, *ring.constants)
-    return finish(context, node, title, body, row.kernels, constants, (ring.region,), table)
+    return finish(
+        context,
+        (node,),
+        title,
+        body,
+        row.kernels,
+        constants,
+        (ring.region,),
+        table,
+        residual_in_place(context, node),
+    )
 
 
 def _gathered(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut | None) -> Stage | None:
@@ -259,7 +280,17 @@ def _gathered(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut | 
     title = f"convolution {kh}x{kw}, {shape_text(x)} to {shape_text(y)}"
     kernels = (gather.kernel, *kernel.kernels)
     constants = (kernel.constant, *ring.constants)
-    return finish(context, node, title, body, kernels, constants, (ring.region, columns), table)
+    return finish(
+        context,
+        (node,),
+        title,
+        body,
+        kernels,
+        constants,
+        (ring.region, columns),
+        table,
+        residual_in_place(context, node),
+    )
 
 
 def _gate(context: Context, node: q.QGate) -> Stage | None:

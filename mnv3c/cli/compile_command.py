@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,15 +51,20 @@ if TYPE_CHECKING:
 @click.option("--std", metavar="R,G,B", help="Standard deviation, likewise.")
 @click.option("--memory", type=click.Choice(["fast", "small"]), default="fast", show_default=True)
 @click.option("--dump-ir", metavar="DIR", help="Write the graphs after each step there, as text.")
+@click.option("--depfile", metavar="FILE", help="Write what the library depends on there, as a rule of Make.")
+@click.option("--list-sources", is_flag=True, help="Compile nothing; print the names of the C files.")
 @model_options
 @json_option
-def command(model: str, as_json: bool, **options: Any) -> None:
+def command(model: str, as_json: bool, depfile: str | None, list_sources: bool, **options: Any) -> None:
     """Compile MODEL, a name that `mnv3c zoo` lists or a model file, to a stand-alone C library."""
     output = Output(as_json)
     normalize = parse_normalization(options.pop("normalize"), options.pop("mean"), options.pop("std"))
     input_shape = parse_shape(options.pop("input_shape"))
     if not options["output"]:
         raise Mnv3cError("is empty", "--output")
+    if list_sources:
+        _list_sources(output, options)
+        return
     began = time.monotonic()
     from mnv3c import api  # heavy, and not needed to find a wrong option
 
@@ -66,10 +73,27 @@ def command(model: str, as_json: bool, **options: Any) -> None:
             model, normalize=normalize, input_shape=input_shape, progress=progress, **options
         )
     seconds = time.monotonic() - began
+    if depfile:
+        from mnv3c.cli import dependencies
+
+        known = dependencies.inputs(model, options["weights"], options["calibration"])
+        dependencies.write_depfile(Path(depfile), Path(options["output"], f"{library.name}.h"), known)
     for note in library.notes:
         output.note(note)
     output.result(_facts(library, seconds))
     _tell(output, library, seconds)
+
+
+def _list_sources(output: Output, options: Mapping[str, Any]) -> None:
+    from mnv3c import targets
+    from mnv3c.cli import dependencies
+
+    if options["name"] is None:
+        raise Mnv3cError("--list-sources needs it", "--name")
+    names = dependencies.source_names(options["name"], targets.get(options["target"]), options["path"])
+    output.result({"ok": True, "sources": names})
+    for name in names:
+        output.text(name)
 
 
 def _facts(library: CompiledLibrary, seconds: float) -> dict[str, Any]:

@@ -94,6 +94,11 @@ def _lower(module: Any, name: str, meta: dict[str, object]) -> Graph:
     attributes = module["main"].attrs
     scale = [float(s) for s in attributes["mnv3c.input_scale"]]
     shift = [float(s) for s in attributes["mnv3c.input_shift"]]
-    meta = {"random_weights": False, "input_affine": {"scale": scale, "shift": shift}} | meta
+    facts: dict[str, object] = {
+        "random_weights": False,
+        "input_affine": {"scale": scale, "shift": shift},
+        "input_layout": str(attributes["mnv3c.input_layout"]),
+    }
+    meta = facts | meta
     graph = verify(lower(module, name, meta))
     return graph.replace(meta={"classes": graph.tensor(graph.outputs[0]).shape[2]} | dict(graph.meta))

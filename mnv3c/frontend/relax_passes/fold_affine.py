@@ -33,30 +33,33 @@ from mnv3c.frontend.relax_passes.straight_line import (
 
 def fold_affine(mod: Any) -> Any:
     """Fold multiplications and additions by constants into the convolutions around them."""
-    return rewrite(rewrite(rewrite(mod, _fold_back), _fold_forward), _leftover)
+    # Forward folding leaves a shift behind its convolution, so backward folding comes twice.
+    for rule in (_fold_back, _fold_forward, _fold_back, _leftover):
+        mod = rewrite(mod, rule)
+    return mod
 
 
 def _fold_back(context: Context, call: Any) -> Any | None:
     name = operator(call)
     if name == "relax.nn.conv2d":
-        return _biased(context, call, array(call.args[1]), np.zeros(shape_of(call.args[1])[0]))
+        return _bias(context, context.emit(call), np.zeros(shape_of(call.args[1])[0]))
     if name not in ("relax.multiply", "relax.add") or not is_constant(call.args[1]):
         return None
     found = _convolution(context, call.args[0])
     if found is None:
         return None
     conv, bias = found
-    weight = array(conv.args[1]).astype(np.float64)
     values = np.broadcast_to(array(call.args[1]).astype(np.float64).reshape(-1), bias.shape)
     if name == "relax.multiply":
-        return _biased(context, conv, weight * values[:, None, None, None], bias * values)
-    return _biased(context, conv, weight, bias + values)
+        scaled = array(conv.args[1]) * values[:, None, None, None]
+        return _bias(context, context.emit(_with(conv, conv.args[0], scaled)), bias * values)
+    return _bias(context, context.emit(conv), bias + values)
 
 
 def _fold_forward(context: Context, call: Any) -> Any | None:
     if operator(call) != "relax.nn.conv2d":
         return None
-    data, weight = call.args[0], array(call.args[1]).astype(np.float64)
+    data, weight = call.args[0], array(call.args[1])
     outputs, per_group = weight.shape[:2]
     groups = int(call.attrs.groups)
     # [outputs, inputs of its group]: which input channel each weight reads.
@@ -107,10 +110,6 @@ def _convolution(context: Context, expr: Any) -> tuple[Any, np.ndarray] | None:
 
 def _with(conv: Any, data: Any, weight: np.ndarray) -> Any:
     return relax.Call(conv.op, [data, constant(weight)], conv.attrs)
-
-
-def _biased(context: Context, conv: Any, weight: np.ndarray, bias: np.ndarray) -> Any:
-    return _bias(context, context.emit(_with(conv, conv.args[0], weight)), bias)
 
 
 def _bias(context: Context, conv: Any, bias: np.ndarray) -> Any:

@@ -51,12 +51,15 @@ class View:
 def four_dimensions(mod: Any) -> Any:
     """Rewrite ``main`` so that every tensor has four dimensions, channels first."""
     views: dict[Any, View] = {}
+    layout: list[str] = []
 
     def new_parameter(old: Any) -> Any:
         new, views[old] = _parameter(old)
+        layout.append("NHWC" if views[old].order == LAST else "NCHW")
         return new
 
     def rule(context: Context, call: Any) -> Any | None:
+        context.attributes["mnv3c.input_layout"] = layout[0]
         name = operator(call)
         if name not in _RULES:
             raise Mnv3cError(f"operator {name or type(call).__name__} is not supported", context.current)

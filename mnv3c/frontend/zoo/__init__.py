@@ -8,7 +8,6 @@ from typing import Any
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.zoo import random_weights
-from mnv3c.frontend.zoo.build import build
 from mnv3c.frontend.zoo.layers import layer_shapes
 from mnv3c.frontend.zoo.names import DEFAULT_CLASSES, ZooModel, parse, unknown
 from mnv3c.frontend.zoo.table import ARCHITECTURES, scale_width
@@ -43,6 +42,8 @@ def load(
     """
     if padding not in (None, *PADDINGS):
         raise Mnv3cError(f"{padding!r} is none of {', '.join(PADDINGS)}", "padding")
+    from mnv3c.frontend.zoo.build import build  # imports TVM: seconds, and not needed to list the zoo
+
     architecture = scale_width(ARCHITECTURES[model.architecture], model.width)
     meta: dict[str, object] = {
         "source": "zoo",
@@ -50,7 +51,6 @@ def load(
         "architecture": model.architecture,
         "width": model.width,
         "resolution": model.resolution,
-        "input_layout": "NCHW",
         "random_weights": weights is None,
     }
     if weights is not None:

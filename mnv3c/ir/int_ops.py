@@ -46,7 +46,8 @@ class QConv(Node):
     the output tensor says.
 
     Attributes:
-        weight: int8 ``[out, kernel_h, kernel_w, in / groups]``, in [-127, 127].
+        weight: int8 ``[out, kernel_h, kernel_w, in / groups]``, in [-127, 127]; or int16 in [-255, 255],
+            which asymmetric uint8 weights need once their zero point is subtracted.
         bias: int32 ``[out]``.
         stride, pad, dilation, groups: as in ``float_ops.Conv2d``.
     """
@@ -115,18 +116,6 @@ class QLut(Node):
     table: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class QLut16(Node):
-    """int8 to int16 through a table: ``out = table[x + 128]``. Makes the gate of a ``QGate`` where a
-    model stores the gate, or what it is computed from, in 8 bits.
-
-    Attributes:
-        table: int16 ``[256]``.
-    """
-
-    table: np.ndarray
-
-
 @dataclass(frozen=True)
 class QAdd(Node):
     """Sum of two tensors of one shape to int8, rounded once (numerics.md, "Residual add").
@@ -144,6 +133,50 @@ class QAdd(Node):
     multipliers: tuple[int, int]
     fraction: int
     bias: int = 0
+    low: int = -128
+    high: int = 127
+
+
+@dataclass(frozen=True)
+class QAdd32(Node):
+    """Sum of two int8 tensors of one shape to int8, rounded once from 32 bits (numerics.md, "Exact add").
+
+    For models that store both operands in 8 bits and whose own runtime adds them exactly.
+    ``out = min(max(rshr(a * multipliers[0] + b * multipliers[1] + bias, shift) + offset, low), high)``.
+
+    Attributes:
+        multipliers: ratios of the operands' scales to the output's, times ``2**shift``; below ``2**22``.
+        shift: 1 to 30.
+        bias: the operands' zero points times their multipliers, negated.
+        offset: the output's zero point.
+    """
+
+    multipliers: tuple[int, int]
+    shift: int
+    bias: int
+    offset: int
+    low: int = -128
+    high: int = 127
+
+
+@dataclass(frozen=True)
+class QMultiply(Node):
+    """Product of two int8 tensors to int8, rounded once (numerics.md, "Exact product").
+
+    ``inputs = (x, y)``, ``y`` of the shape of ``x`` or ``(1, 1, C)``: the SE gate of a model that stores
+    its gate in 8 bits.
+    ``v = sat16(rdmulh32((x - zero_points[0]) * (y - zero_points[1]) << shift, multiplier))``,
+    ``out = min(max(v + offset, low), high)``.
+
+    Attributes:
+        multiplier, shift: as in ``Requant``; ``shift`` is at most 14.
+        offset: the output's zero point.
+    """
+
+    zero_points: tuple[int, int]
+    multiplier: int
+    shift: int
+    offset: int
     low: int = -128
     high: int = 127
 

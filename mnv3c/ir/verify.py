@@ -85,10 +85,10 @@ def _conv(graph: Graph, node: f.Conv2d | q.QConv) -> None:
 
 
 def _check_qconv(graph: Graph, node: q.QConv) -> None:
-    _require(
-        node.weight.dtype == np.int8 and node.bias.dtype == np.int32, node.name, "weight int8, bias int32"
-    )
-    _require(bool((node.weight > -128).all()), node.name, "weight of -128")
+    _require(node.weight.dtype in (np.int8, np.int16), node.name, "weight must be int8 or int16")
+    _require(node.bias.dtype == np.int32, node.name, "bias must be int32")
+    limit = 127 if node.weight.dtype == np.int8 else 255
+    _require(bool((np.abs(node.weight.astype(np.int32)) <= limit).all()), node.name, f"weight beyond {limit}")
     _check_requant(node.name, node.requant, node.weight.shape[0])
     worst = np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3)) * 128 + np.abs(
         node.bias.astype(np.int64)
@@ -112,11 +112,32 @@ def _check_requant(place: str, r: q.Requant, channels: int) -> None:
     _require(-128 <= r.low <= r.high <= 127, place, "clamp outside int8")
 
 
-def _table(graph: Graph, node: q.QLut | q.QLut16) -> None:
-    dtype = np.dtype(np.int8 if isinstance(node, q.QLut) else np.int16)
-    _require(node.table.shape == (256,) and node.table.dtype == dtype, node.name, f"table must be {dtype} [256]")
+def _table(graph: Graph, node: q.QLut) -> None:
+    _require(node.table.shape == (256,) and node.table.dtype == np.int8, node.name, "table must be int8 [256]")
     _require(graph.tensor(node.inputs[0]).dtype == "int8", node.name, "input must be int8")
     _same_shape(graph, node)
+
+
+def _add32(graph: Graph, node: q.QAdd32) -> None:
+    _all_int8(graph, node)
+    _require(1 <= node.shift <= 30, node.name, f"shift {node.shift}")
+    worst = 128 * sum(abs(m) for m in node.multipliers) + abs(node.bias) + (1 << (node.shift - 1))
+    _require(worst < 2**31, node.name, "sum can overflow")
+    _require(-128 <= node.low <= node.high <= 127, node.name, "clamp outside int8")
+    _two_of_one_shape(graph, node)
+
+
+def _multiply(graph: Graph, node: q.QMultiply) -> None:
+    _all_int8(graph, node)
+    _require(0 <= node.multiplier < 2**31 and 0 <= node.shift <= 14, node.name, "multiplier or shift")
+    _require(all(-128 <= z <= 127 for z in node.zero_points), node.name, "zero point outside int8")
+    _require(-128 <= node.low <= node.high <= 127, node.name, "clamp outside int8")
+    _gated(graph, node)
+
+
+def _all_int8(graph: Graph, node: Node) -> None:
+    for name in (*node.inputs, *node.outputs):
+        _require(graph.tensor(name).dtype == "int8", node.name, f"{name} must be int8")
 
 
 def _same_shape(graph: Graph, node: Node) -> None:
@@ -174,8 +195,9 @@ _RULES: dict[type[Node], Callable[[Graph, Any], None]] = {
     q.QHardSwish: _same_shape,
     q.QHardSigmoid: _same_shape,
     q.QLut: _table,
-    q.QLut16: _table,
     q.QAdd: _two_of_one_shape,
+    q.QAdd32: _add32,
+    q.QMultiply: _multiply,
     q.QGate: _gated,
     q.ChannelSum: _pooled,
     q.Requantize: _requantized,

@@ -81,7 +81,7 @@ def accumulate(node: q.QConv, x: np.ndarray, pad_value: np.ndarray) -> np.ndarra
         acc = np.einsum("hwyxc,cyx->hwc", view.astype(np.int32), node.weight[..., 0].astype(np.int32))
         return acc.astype(I64) + node.bias
     # Below 2**24 a float32 product of matrices is exact as well, and twice as fast.
-    exact32 = kh * kw * per_group * 128 * 127 < 2**24
+    exact32 = kh * kw * per_group * 128 * 255 < 2**24
     kind: Any = np.float32 if exact32 else np.float64
     acc = np.empty((height, width, out), I64)
     step = out // node.groups
@@ -108,7 +108,7 @@ def _hard_sigmoid(_: Graph, node: q.QHardSigmoid, args: list[np.ndarray], dtype:
     return np.maximum(sat16(args[0].astype(I64) + node.offset), 0)
 
 
-def _lut(_: Graph, node: q.QLut | q.QLut16, args: list[np.ndarray], dtype: str) -> np.ndarray:
+def _lut(_: Graph, node: q.QLut, args: list[np.ndarray], dtype: str) -> np.ndarray:
     return node.table[args[0].astype(I64) + 128]
 
 
@@ -119,6 +119,17 @@ def _add(_: Graph, node: q.QAdd, args: list[np.ndarray], dtype: str) -> np.ndarr
     ]
     total = sat16(sat16(terms[0] + terms[1]) + node.bias)
     return np.clip(sat8(rounding_shift_right(total, node.fraction)), node.low, node.high)
+
+
+def _add32(_: Graph, node: q.QAdd32, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    total = sum(a.astype(I64) * m for a, m in zip(args, node.multipliers, strict=True)) + node.bias
+    return np.clip(rounding_shift_right(total, node.shift) + node.offset, node.low, node.high)
+
+
+def _multiply(_: Graph, node: q.QMultiply, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    a, b = (x.astype(I64) - z for x, z in zip(args, node.zero_points, strict=True))
+    v = sat16(rdmulh32((a * b) << node.shift, np.asarray(node.multiplier)))
+    return np.clip(v + node.offset, node.low, node.high)
 
 
 def _gate(_: Graph, node: q.QGate, args: list[np.ndarray], dtype: str) -> np.ndarray:
@@ -162,8 +173,9 @@ _RULES: dict[type[Node], Callable[..., np.ndarray]] = {
     q.QHardSwish: _hard_swish,
     q.QHardSigmoid: _hard_sigmoid,
     q.QLut: _lut,
-    q.QLut16: _lut,
     q.QAdd: _add,
+    q.QAdd32: _add32,
+    q.QMultiply: _multiply,
     q.QGate: _gate,
     q.ChannelSum: _channel_sum,
     q.Requantize: _requantize,

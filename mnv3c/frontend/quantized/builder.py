@@ -3,23 +3,25 @@
 Everything is int8 here: a uint8 tensor ``q`` with zero point ``z`` is the int8 tensor ``q - 128`` with
 zero point ``z - 128``, without loss. Element-wise functions of one int8 tensor are 256-entry tables;
 chains of them are composed and reach the graph as one ``QLut`` where something needs the result in
-memory, or as a ``QLut16`` where it is an SE gate.
+memory. Nothing is rounded that the model does not round: adds and products are the exact ones, and
+asymmetric uint8 weights keep their nine bits unless ``round_weights`` asks for speed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from mnv3c.errors import Mnv3cError
-from mnv3c.frontend.quantized.weights import to_int8
+from mnv3c.frontend.quantized.weights import fits_int8, to_int8
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Quant, Shape, Tensor
 from mnv3c.ir.verify import InvalidGraph, verify
-from mnv3c.reference.arithmetic import quantize_multiplier, rdmulh16
+from mnv3c.reference.arithmetic import quantize_multiplier
 from mnv3c.reference.windows import window_output_size
 
 IDENTITY = np.arange(-128, 128, dtype=np.int8)
@@ -94,9 +96,11 @@ def identifier(text: str) -> str:
 class Builder:
     """Collects nodes and tensors. Every method raises ``Mnv3cError`` naming ``place`` for what cannot be."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, round_weights: bool = False) -> None:
         self.notes: list[str] = []
+        self.round_weights = round_weights
         self.rounded_channels = 0
+        self.wide_layers = 0
         self._nodes: list[Node] = []
         self._tensors: dict[str, Tensor] = {}
         self._inputs: list[str] = []
@@ -185,7 +189,7 @@ class Builder:
         """
         shape = self._conv_shape(value, weight.shape, window, groups, place)
         scale = np.broadcast_to(np.asarray(weight_scale, np.float64), shape[2:])
-        kept, new_scale, rounded = to_int8(weight, scale)
+        kept, new_scale, rounded = self._weights(weight, scale, place)
         self.rounded_channels += rounded
         sums = kept.astype(np.int64).sum(axis=(1, 2, 3))
         own_bias = np.rint(bias * (scale / new_scale)).astype(np.int64) - value.affine.zero_point * sums
@@ -226,87 +230,51 @@ class Builder:
         if a.shape != b.shape:
             raise Mnv3cError(f"cannot add shapes {a.shape} and {b.shape}", place)
         ratios = [v.affine.scale / affine.scale for v in (a, b)]
-        zero = affine.zero_point - sum(r * v.affine.zero_point for r, v in zip(ratios, (a, b), strict=True))
-        # The finest unit in which neither the operands, nor their sum, nor the zero points saturate.
-        for fraction in range(7, 0, -1):
-            unit = 1 << fraction
-            multipliers = [round(r * unit * 128) for r in ratios]
-            if sum(ratios) * 128 * unit < 32768 and abs(zero) * unit < 32767 and max(multipliers) < 32768:
-                break
-        else:
-            raise Mnv3cError(
-                f"scales of {ratios[0]:g} and {ratios[1]:g} times the sum's are too far apart", place
-            )
+        # 21 bits of the larger ratio: an error of at most a 2000th of the output's unit.
+        shift = min(20 - math.frexp(max(ratios))[1] + 1, 30)
+        multipliers = [round(math.ldexp(r, shift)) for r in ratios]
+        if shift < 1:
+            raise Mnv3cError(f"scales of {ratios[0]:g} and {ratios[1]:g} times the sum's are out of range", place)
+        bias = -sum(m * v.affine.zero_point for m, v in zip(multipliers, (a, b), strict=True))
         limits = affine.clamp(low, high)
         out = self._tensor(self._free(name), a.shape, "int8", _quant(affine))
         self._nodes.append(
-            q.QAdd(
+            q.QAdd32(
                 f"add_{out}",
                 (self.stored(a), self.stored(b)),
                 (out,),
                 multipliers=(multipliers[0], multipliers[1]),
-                fraction=fraction,
-                bias=round(zero * unit),
+                shift=shift,
+                bias=bias,
+                offset=affine.zero_point,
                 low=limits[0],
                 high=limits[1],
             )
         )
         return Value(out, out, a.shape, affine)
 
-    def gate(
-        self,
-        x: Value,
-        gate: Value,
-        reals: np.ndarray,
-        *,
-        affine: Affine,
-        low: float,
-        high: float,
-        place: str,
-        name: str,
+    def multiply(
+        self, x: Value, y: Value, *, affine: Affine, low: float, high: float, place: str, name: str
     ) -> Value:
-        """``x`` times a gate of shape ``(1, 1, C)``.
-
-        Args:
-            gate: where the gate comes from; its own table and scale are not used.
-            reals: float64 ``[256]``: the gate's real value for each stored int8 value of ``gate.tensor``.
-        """
-        if gate.shape != (1, 1, x.shape[2]):
-            raise Mnv3cError(f"cannot multiply shapes {x.shape} and {gate.shape}", place)
-        if (reals < 0).any():
-            raise Mnv3cError("multiplies by a gate that can be negative", place)
-        ratios = reals * (x.affine.scale / affine.scale)
-        shift = 0
-        while float(ratios.max()) * 32768 / (1 << shift) > 32766:
-            shift += 1
-        if shift > 7:
-            raise Mnv3cError("the gate's scale is more than 128 times the result's", place)
-        wanted = np.rint(ratios * 32768 / (1 << shift)).astype(np.int64)
-        # A factor of 32767 / 2**15 takes one off the upper half; the table puts it back.
-        table = wanted + (rdmulh16(wanted, np.asarray(32767)) < wanted)
-        if not np.array_equal(rdmulh16(table, np.asarray(32767)), wanted):
-            raise Mnv3cError("the gate's table cannot be represented", place)
-        limits = affine.clamp(low, high)
-        stored_x = self.stored(x)
-        key = (gate.tensor, table.tobytes())
-        if key not in self._tables:
-            gate_name = self._tensor(self._free(f"{name}_gate"), gate.shape, "int16", None)
-            self._nodes.append(
-                q.QLut16(f"lut_{gate_name}", (gate.tensor,), (gate_name,), table.astype(np.int16))
-            )
-            self._tables[key] = gate_name
+        """Product of ``x`` and ``y``, which is of the same shape or one value a channel (the SE gate)."""
+        if y.shape not in (x.shape, (1, 1, x.shape[2])):
+            raise Mnv3cError(f"cannot multiply shapes {x.shape} and {y.shape}", place)
+        requant = self._requant(np.array([x.affine.scale * y.affine.scale / affine.scale]), affine, low, high, place)
+        if requant.shift > 14:
+            raise Mnv3cError("the ratio of its scales is out of range", place)
+        stored = self.stored(x), self.stored(y)
         out = self._tensor(self._free(name), x.shape, "int8", _quant(affine))
         self._nodes.append(
-            q.QGate(
-                f"gate_{out}",
-                (stored_x, self._tables[key]),
+            q.QMultiply(
+                f"multiply_{out}",
+                stored,
                 (out,),
-                factor=np.array([32767], np.int16),
-                zero_point=np.array([x.affine.zero_point], np.int16),
-                shift=shift,
+                zero_points=(x.affine.zero_point, y.affine.zero_point),
+                multiplier=int(requant.multiplier[0]),
+                shift=requant.shift,
                 offset=affine.zero_point,
-                low=limits[0],
-                high=limits[1],
+                low=requant.low,
+                high=requant.high,
             )
         )
         return Value(out, out, x.shape, affine)
@@ -394,6 +362,10 @@ class Builder:
             self.notes.append(
                 f"{self.rounded_channels} weight channels exceed int8 and were rounded again at their own scale"
             )
+        if self.wide_layers:
+            self.notes.append(
+                f"{self.wide_layers} convolutions have 9-bit weights (asymmetric uint8), which take slower kernels"
+            )
         graph = Graph(
             name=identifier(name),
             nodes=tuple(self._nodes),
@@ -440,6 +412,17 @@ class Builder:
         if height < 1 or width < 1:
             raise Mnv3cError("the window is larger than its input", place)
         return height, width, out
+
+    def _weights(
+        self, weight: np.ndarray, scale: np.ndarray, place: str
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """int8 weights; int16 ones where they do not fit and may not be rounded."""
+        if self.round_weights or fits_int8(weight):
+            return to_int8(weight, scale)
+        if int(np.abs(weight).max()) > 255:
+            raise Mnv3cError("has weights beyond nine bits", place)
+        self.wide_layers += 1
+        return weight.astype(np.int16), np.array(scale, np.float64), 0
 
     def _requant(self, scale: np.ndarray, affine: Affine, low: float, high: float, place: str) -> q.Requant:
         if not np.isfinite(scale).all() or float(scale.max()) >= 2.0**20:

@@ -24,13 +24,13 @@ from mnv3c.ir.graph import Graph
 _NARROW = ("uint8", "int8")
 
 
-def import_quantized(model: Model) -> Graph:
-    """The integer graph of ``model``.
+def import_quantized(model: Model, *, round_weights: bool = False) -> Graph:
+    """The integer graph of ``model``; ``round_weights`` as in ``quantized.load``.
 
     Raises:
         Mnv3cError: names the tensor or operator that is at fault or not supported.
     """
-    importer = _Importer(model)
+    importer = _Importer(model, round_weights)
     importer.doors()
     for info in model.operators:
         op = ops.decode(model, info)
@@ -40,9 +40,9 @@ def import_quantized(model: Model) -> Graph:
 
 
 class _Importer:
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, round_weights: bool) -> None:
         self.model = model
-        self.builder = Builder()
+        self.builder = Builder(round_weights=round_weights)
         self.values: dict[int, Value] = {}  # by the tensor's number
         self.floats: set[int] = set()  # tensors that are the float form of their value
         self.after_softmax: set[int] = set()
@@ -205,9 +205,8 @@ class _Importer:
             return self.builder.table(
                 Value(x.name, x.tensor, x.shape, x.affine), table, out, op.output.name
             )
-        reals = y.affine.reals()[y.table.astype(np.int64) + 128]
-        return self.builder.gate(
-            x, y, reals, affine=out, low=op.low, high=op.high, place=op.place, name=op.output.name
+        return self.builder.multiply(
+            x, y, affine=out, low=op.low, high=op.high, place=op.place, name=op.output.name
         )
 
     def unary(self, op: ops.Unary) -> None:

@@ -20,12 +20,10 @@ from mnv3c.paths.dotprod.windows import Block, compatible, plan_lookup, plan_win
 
 
 def as_fused(node: object) -> q.FusedConv | None:
-    """A convolution with whatever follows it, in one form."""
-    if isinstance(node, q.FusedConv):
-        return node
+    """A convolution with whatever follows it, in one form; ``None`` for one whose weights need 16 bits."""
     if isinstance(node, q.QConv):
-        return q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
-    return None
+        node = q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
+    return node if isinstance(node, q.FusedConv) and node.conv.weight.dtype == np.int8 else None
 
 
 def can_expand(builder: Builder, node: q.FusedConv) -> bool:

@@ -146,6 +146,7 @@ def _fused_conv(graph: Graph, node: q.FusedConv, regions: Regions) -> Stage:
         in_place=1 if residual else None,
         conv=conv,
         kernel=conv.kernel,
+        weight_type="int8_t" if conv.weight.dtype == np.int8 else "int16_t",
         per_group=conv.weight.shape[3],
         step=conv.weight.shape[0] // conv.groups,
         residual=residual,
@@ -175,17 +176,34 @@ def _hard_sigmoid(graph: Graph, node: q.QHardSigmoid, regions: Regions) -> Stage
     return _stage(graph, node, regions, "hard_sigmoid.c.j2", title=title, in_place=0)
 
 
-def _lut(graph: Graph, node: q.QLut | q.QLut16, regions: Regions) -> Stage:
+def _lut(graph: Graph, node: q.QLut, regions: Regions) -> Stage:
     title = f"table look-up, {_shape(graph.tensor(node.output))}"
     constants = {"lut": (node.table, "table")}
-    # The int16 result does not fit where the int8 input was.
-    in_place = 0 if isinstance(node, q.QLut) else None
-    return _stage(graph, node, regions, "lut.c.j2", title=title, constants=constants, in_place=in_place)
+    return _stage(graph, node, regions, "lut.c.j2", title=title, constants=constants, in_place=0)
 
 
 def _add(graph: Graph, node: q.QAdd, regions: Regions) -> Stage:
     title = f"add, {_shape(graph.tensor(node.output))}"
     return _stage(graph, node, regions, "add.c.j2", title=title)
+
+
+def _add32(graph: Graph, node: q.QAdd32, regions: Regions) -> Stage:
+    title = f"exact add, {_shape(graph.tensor(node.output))}"
+    return _stage(graph, node, regions, "add32.c.j2", title=title)
+
+
+def _multiply(graph: Graph, node: q.QMultiply, regions: Regions) -> Stage:
+    y = graph.tensor(node.output)
+    full = graph.tensor(node.inputs[1]).shape == y.shape and y.shape[:2] != (1, 1)
+    return _stage(
+        graph,
+        node,
+        regions,
+        "multiply.c.j2",
+        title=f"exact product, {_shape(y)}",
+        parts=_row_parts(y),
+        full=full,
+    )
 
 
 def _gate(graph: Graph, node: q.QGate, regions: Regions) -> Stage:
@@ -283,8 +301,9 @@ _RULES: dict[type[Node], Callable[..., Stage]] = {
     q.QHardSwish: _hard_swish,
     q.QHardSigmoid: _hard_sigmoid,
     q.QLut: _lut,
-    q.QLut16: _lut,
     q.QAdd: _add,
+    q.QAdd32: _add32,
+    q.QMultiply: _multiply,
     q.QGate: _gate,
     q.ChannelSum: _channel_sum,
     q.Requantize: _requantize,

@@ -87,8 +87,9 @@ def _conv(graph: Graph, node: f.Conv2d | q.QConv) -> None:
 def _check_qconv(graph: Graph, node: q.QConv) -> None:
     _require(node.weight.dtype in (np.int8, np.int16), node.name, "weight must be int8 or int16")
     _require(node.bias.dtype == np.int32, node.name, "bias must be int32")
-    limit = 127 if node.weight.dtype == np.int8 else 255
-    _require(bool((np.abs(node.weight.astype(np.int32)) <= limit).all()), node.name, f"weight beyond {limit}")
+    if node.weight.dtype == np.int8:
+        _require(bool((node.weight > -128).all()), node.name, "weight of -128")
+    _require(bool((np.abs(node.weight.astype(np.int32)) <= 255).all()), node.name, "weight beyond nine bits")
     _check_requant(node.name, node.requant, node.weight.shape[0])
     worst = np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3)) * 128 + np.abs(
         node.bias.astype(np.int64)

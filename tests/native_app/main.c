@@ -5,7 +5,13 @@
 #include "plain_net.h"
 #include "small_net.h"
 
+#ifdef NATIVE_APP_CXX
 int cpp_part(void);
+#else
+static int cpp_part(void) {
+  return 0;
+}
+#endif
 
 static _Alignas(SMALL_NET_ARENA_ALIGN) uint8_t small_arena[SMALL_NET_ARENA_BYTES];
 static _Alignas(PLAIN_NET_ARENA_ALIGN) uint8_t plain_arena[PLAIN_NET_ARENA_BYTES];

@@ -201,7 +201,6 @@ def _as_stage(
     constants: list[Constant],
     scratch: list[Region],
 ) -> Stage:
-    last = chain.nodes[-1]
     return finish(
         context,
         chain.nodes,

@@ -57,10 +57,13 @@ def shape_text(t: Tensor) -> str:
 
 
 def as_fused(node: Node | None) -> q.FusedConv | None:
-    """A convolution as a fused one, whether or not anything is fused to it; ``None`` for other nodes."""
+    """A convolution as a fused one, whether or not anything is fused to it.
+
+    ``None`` for other nodes, and for a convolution whose weights need 16 bits.
+    """
     if isinstance(node, q.QConv):
-        return q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
-    return node if isinstance(node, q.FusedConv) else None
+        node = q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
+    return node if isinstance(node, q.FusedConv) and node.conv.weight.dtype == np.int8 else None
 
 
 def lower_node(context: Context, node: Node) -> Lowered:
@@ -310,10 +313,12 @@ def _gate(context: Context, node: q.QGate) -> Stage | None:
     name = name.replace("-", "n")
     source = render("kernels/neon/gate.c.j2", name=name, node=node, zero_points=zero_points)
     pixels, groups = x.shape[0] * x.shape[1], channels // LANES
+    points_argument = f"zero_points_{label}, " if zero_points else ""
+    source_tensor, result = context.pointer(node.inputs[0]), context.pointer(node.output, const=False)
     body = (
-        f"gate_factor_neon({context.pointer(node.inputs[1])}, factor_{label}, (int16_t *)R_{scaled.name}, {groups});\n"
-        f"{name}({context.pointer(node.inputs[0])}, {context.pointer(node.output, const=False)}, {channels}, "
-        f"(const int16_t *)R_{scaled.name}, {f'zero_points_{label}, ' if zero_points else ''}{pixels}, {groups});\n"
+        f"int16_t *const scaled = (int16_t *)R_{scaled.name};\n"
+        f"gate_factor_neon({context.pointer(node.inputs[1])}, factor_{label}, scaled, {groups});\n"
+        f"{name}({source_tensor}, {result}, {channels}, scaled, {points_argument}{pixels}, {groups});\n"
     )
     return Stage(
         name=label,

@@ -12,7 +12,13 @@ from mnv3c.targets import Target
 
 
 def source_names(name: str, target: Target, path: str | None) -> list[str]:
-    """The C files of a library of that name, known before anything is compiled."""
+    """The C files of a library of that name, known before anything is compiled.
+
+    Raises:
+        Mnv3cError: there is no such path.
+    """
+    if path:
+        registry.load(path)
     paths = (path,) if path else registry.choose(target.paths, target.run_time_choice)
     return [f"{name}.c", f"{name}_weights.c", *(f"{name}_{p}.c" for p in paths)]
 

@@ -12,11 +12,11 @@ from mnv3c.codegen.program import Constant, Kernel, Region, Stage
 from mnv3c.codegen.render import identifier
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
-from mnv3c.paths.neon.depthwise import LANES, lower_depthwise
+from mnv3c.paths.neon.depthwise import lower_depthwise
 from mnv3c.paths.neon.epilogue import Epilogue, epilogue_of
+from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.pointwise import Pointwise, lower_pointwise
 from mnv3c.paths.neon.stages import Context, as_fused, finish, shape_text
-from mnv3c.paths.neon.tile import CHANNELS
 from mnv3c.paths.neon.windows import SLACK, Ring, copy_rows, geometry_of, make_ring
 
 # Weights beyond this size come from the second-level cache each time they are used, so more rows are
@@ -73,7 +73,7 @@ def _plain(context: Context, node: q.FusedConv) -> Epilogue | None:
 
 def _is_depthwise(context: Context, node: q.FusedConv) -> bool:
     channels = node.conv.weight.shape[0]
-    if not node.conv.depthwise or channels < LANES or (node.channel_sum is not None and channels % LANES):
+    if not node.conv.depthwise or channels < BLOCK or (node.channel_sum is not None and channels % BLOCK):
         return False
     return _plain(context, node) is not None
 
@@ -83,14 +83,14 @@ def _may_expand(context: Context, node: q.FusedConv) -> bool:
     if not sole or len(node.outputs) > 1 or not context.in_arena(node.inputs[0]):
         return False
     conv = node.conv
-    return conv.pointwise and conv.weight.shape[0] >= CHANNELS and _plain(context, node) is not None
+    return conv.pointwise and conv.weight.shape[0] >= BLOCK and _plain(context, node) is not None
 
 
 def _may_project(context: Context, middle: q.FusedConv, node: q.FusedConv) -> bool:
     conv = node.conv
-    if not conv.pointwise or conv.weight.shape[0] < CHANNELS or node.inputs[0] != middle.outputs[0]:
+    if not conv.pointwise or conv.weight.shape[0] < BLOCK or node.inputs[0] != middle.outputs[0]:
         return False
-    if node.channel_sum is not None and conv.weight.shape[0] % LANES:
+    if node.channel_sum is not None and conv.weight.shape[0] % BLOCK:
         return False
     # A table is looked up in a pass of its own, which the fused stage does not make.
     return epilogue_of(context.graph, node) is not None and node.inputs.count(middle.outputs[0]) == 1
@@ -188,7 +188,7 @@ def _in_place(context: Context, chain: Chain) -> tuple[tuple[str, str], ...]:
     behind = conv.stride[0] == 1 and (conv.kernel[0] - 1) * conv.dilation[0] >= conv.pad[0]
     if last.inputs[1] == chain.nodes[0].inputs[0] and not behind:
         return ()
-    if y.shape[2] % CHANNELS or x.shape != y.shape or x.dtype != y.dtype:
+    if y.shape[2] % BLOCK or x.shape != y.shape or x.dtype != y.dtype:
         return ()
     return ((context.regions[last.inputs[1]], context.regions[last.outputs[0]]),)
 

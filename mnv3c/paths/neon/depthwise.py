@@ -9,9 +9,8 @@ from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
 from mnv3c.paths.common.products import sixteen_bit_groups
 from mnv3c.paths.neon.epilogue import Epilogue
-from mnv3c.paths.neon.pack import lane_starts, pack_lanes
+from mnv3c.paths.neon.pack import BLOCK, block_starts, pack_lanes
 
-LANES = 8
 # Each pixel of a tile keeps a 16-bit and two 32-bit sums in registers; of 32, that leaves room for
 # the inputs and a row of weights.
 MOST_PIXELS = 7
@@ -62,12 +61,12 @@ def lower_depthwise(label: str, conv: q.QConv, e: Epilogue, width: int) -> Depth
     channels, kh, kw, _ = conv.weight.shape
     taps = conv.weight.reshape(channels, kh * kw)
     starts = sixteen_bit_groups(taps)
-    packed = pack_lanes(taps, e.parameters, LANES)
+    packed = pack_lanes(taps, e.parameters)
     kernels, calls = [], []
     for tiles, pixels in row_tiles(width):
         cuts = "_".join(str(s) for s in starts[1:])
         name = (
-            f"depthwise_{kh}x{kw}_s{conv.stride[1]}d{conv.dilation[1]}_{pixels}x{LANES}_neon"
+            f"depthwise_{kh}x{kw}_s{conv.stride[1]}d{conv.dilation[1]}_{pixels}x{BLOCK}_neon"
             f"_c{channels}_{e.label}{f'_cut{cuts}' if cuts else ''}"
         )
         source = render(
@@ -78,7 +77,7 @@ def lower_depthwise(label: str, conv: q.QConv, e: Epilogue, width: int) -> Depth
             taps=kh * kw,
             stride=conv.stride[1],
             channels=channels,
-            groups=len(lane_starts(channels)),
+            groups=len(block_starts(channels)),
             group_bytes=packed.shape[1],
             pixels=pixels,
             lines=_tap_lines(conv, starts, pixels, channels),

@@ -4,63 +4,62 @@ from __future__ import annotations
 
 import numpy as np
 
-from mnv3c.paths.neon.tile import CHANNELS, STEP_BYTES, Depth
+from mnv3c.paths.neon.tile import CHANNELS, HALF_BYTES, STEP_BYTES, Depth
+
+BLOCK = 8  # channels that share an epilogue
 
 
-def tile_starts(channels: int) -> list[int]:
-    """First output channel of each tile; the last tile overlaps its neighbour where 4 does not divide."""
-    starts = list(range(0, channels - CHANNELS + 1, CHANNELS))
-    if channels % CHANNELS:
-        starts.append(channels - CHANNELS)
+def block_starts(channels: int) -> list[int]:
+    """First channel of each block of 8; the last one overlaps its neighbour where 8 does not divide."""
+    starts = list(range(0, channels - BLOCK + 1, BLOCK))
+    if channels % BLOCK:
+        starts.append(channels - BLOCK)
     return starts
 
 
-def pack_tiles(weight: np.ndarray, parameters: list[np.ndarray]) -> np.ndarray:
-    """Weights and parameters of all tiles as one stream of bytes.
+def pack_blocks(weight: np.ndarray, parameters: list[np.ndarray]) -> np.ndarray:
+    """Weights and parameters of a 1x1 convolution, 8 output channels at a time.
 
     Args:
-        weight: int8 ``[out, in]``, ``out >= 4``.
+        weight: int8 ``[out, in]``, ``out >= 8``.
         parameters: arrays ``[out]`` of any integer dtype.
 
     Returns:
-        int8 ``[tiles, bytes]``; a tile is ``[in / 16][4][16]`` weights (zero beyond ``in``), then 4
-        values of each parameter.
+        int8 ``[blocks, bytes]``: the weights of two tiles of 4 channels, then 8 values of each
+        parameter. A tile is ``[4][8]`` weights where a half slice comes first, then
+        ``[slices][4][16]`` (zero beyond ``in``).
     """
     out, depth = weight.shape
-    packed_depth = Depth.of(depth).slices * STEP_BYTES
-    padded = np.zeros((out, packed_depth), np.int8)
+    cut = Depth.of(depth)
+    half = HALF_BYTES * cut.half
+    padded = np.zeros((out, cut.bytes), np.int8)
     padded[:, :depth] = weight
     rows = []
-    for start in tile_starts(out):
-        block = padded[start : start + CHANNELS].reshape(CHANNELS, -1, STEP_BYTES).transpose(1, 0, 2)
-        parts = [block.reshape(-1)]
-        parts += [np.ascontiguousarray(p[start : start + CHANNELS]).view(np.int8) for p in parameters]
+    for start in block_starts(out):
+        parts = []
+        for first in (start, start + CHANNELS):
+            tile = padded[first : first + CHANNELS]
+            slices = tile[:, half:].reshape(CHANNELS, -1, STEP_BYTES).transpose(1, 0, 2)
+            parts += [tile[:, :half].reshape(-1), slices.reshape(-1)]
+        parts += [np.ascontiguousarray(p[start : start + BLOCK]).view(np.int8) for p in parameters]
         rows.append(np.concatenate(parts))
     return np.stack(rows)
 
 
-def pack_lanes(weight: np.ndarray, parameters: list[np.ndarray], lanes: int = 8) -> np.ndarray:
-    """Constants of a channel-wise kernel: for each group of 8 channels its taps, then its parameters.
+def pack_lanes(weight: np.ndarray, parameters: list[np.ndarray]) -> np.ndarray:
+    """Constants of a channel-wise kernel: for each block of 8 channels its taps, then its parameters.
 
     Args:
-        weight: int8 ``[channels, taps]``, ``channels >= lanes``.
+        weight: int8 ``[channels, taps]``, ``channels >= 8``.
         parameters: arrays ``[channels]``.
 
     Returns:
-        int8 ``[groups, bytes]``; the last group overlaps its neighbour where 8 does not divide.
+        int8 ``[blocks, bytes]``.
     """
     rows = []
-    for start in lane_starts(weight.shape[0], lanes):
-        stop = start + lanes
+    for start in block_starts(weight.shape[0]):
+        stop = start + BLOCK
         parts = [np.ascontiguousarray(weight[start:stop].T).reshape(-1)]
         parts += [np.ascontiguousarray(p[start:stop]).view(np.int8) for p in parameters]
         rows.append(np.concatenate(parts))
     return np.stack(rows)
-
-
-def lane_starts(channels: int, lanes: int = 8) -> list[int]:
-    """First channel of each group of lanes; the last group overlaps its neighbour where needed."""
-    starts = list(range(0, channels - lanes + 1, lanes))
-    if channels % lanes:
-        starts.append(channels - lanes)
-    return starts

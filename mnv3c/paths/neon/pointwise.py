@@ -10,8 +10,8 @@ import numpy as np
 from mnv3c.codegen.program import Constant, Kernel
 from mnv3c.codegen.render import render
 from mnv3c.paths.neon.epilogue import Epilogue
-from mnv3c.paths.neon.pack import pack_tiles
-from mnv3c.paths.neon.tile import CHANNELS, Depth, tile_name, tile_values
+from mnv3c.paths.neon.pack import BLOCK, pack_blocks
+from mnv3c.paths.neon.tile import Depth, tile_name, tile_values
 
 PIXELS = 4
 # Weights of a chunk of output channels stay in a 32 KiB first-level cache beside inputs and outputs.
@@ -27,7 +27,7 @@ class Pointwise:
     name: str
     depth: int
     channels: int
-    tile_bytes: int
+    block_bytes: int
     loops: int
     residual: bool
 
@@ -40,28 +40,26 @@ class Pointwise:
             x, y, residual: C expressions of typed pointers.
             around: a loop over rows, say, that ``x``, ``y`` and ``residual`` depend on.
         """
-        tiles, rest = divmod(self.channels, CHANNELS)
-        pieces = [("0", str(tiles))]
-        chunk = tiles
-        if tiles * self.tile_bytes > 2 * CHUNK_BYTES:
-            chunk = max(1, CHUNK_BYTES // self.tile_bytes)
-            chunk = -(-tiles // -(-tiles // chunk))  # of equal size
-            count = f"{tiles} - t < {chunk} ? {tiles} - t : {chunk}" if tiles % chunk else str(chunk)
-            pieces = [("t", count)]
+        blocks, rest = divmod(self.channels, BLOCK)
+        pieces = [("0", str(blocks))]
+        chunk = blocks
+        if blocks * self.block_bytes > 2 * CHUNK_BYTES:
+            chunk = max(1, CHUNK_BYTES // self.block_bytes)
+            chunk = -(-blocks // -(-blocks // chunk))  # of equal size
+            count = f"{blocks} - b < {chunk} ? {blocks} - b : {chunk}" if blocks % chunk else str(chunk)
+            pieces = [("b", count)]
         lines = [self._call(x, x_step, y, y_step, pixels, residual, at, count) for at, count in pieces]
         if around:
             lines = [f"{around} {{", *(f"  {line}" for line in lines), "}"]
-        if chunk < tiles:
+        if chunk < blocks:
             lines = [
-                f"for (int32_t t = 0; t < {tiles}; t += {chunk}) {{",
+                f"for (int32_t b = 0; b < {blocks}; b += {chunk}) {{",
                 *(f"  {line}" for line in lines),
                 "}",
             ]
         if rest:
-            # The last tile overlaps its neighbour.
-            last = self._call(
-                x, x_step, y, y_step, pixels, residual, str(tiles), "1", self.channels - CHANNELS
-            )
+            # The last block overlaps its neighbour.
+            last = self._call(x, x_step, y, y_step, pixels, residual, str(blocks), "1", self.channels - BLOCK)
             lines += [f"{around} {{", f"  {last}", "}"] if around else [last]
         return "\n".join(lines)
 
@@ -73,23 +71,23 @@ class Pointwise:
         y_step: int,
         pixels: str,
         residual: str,
-        tile: str,
-        tiles: str,
+        block: str,
+        blocks: str,
         channel: int | None = None,
     ) -> str:
-        """One call for ``tiles`` tiles from ``tile`` on, whose first output channel is ``channel``."""
-        at = (f"4 * {tile}" if tile != "0" else "") if channel is None else str(channel)
+        """One call for ``blocks`` blocks from ``block`` on, whose first output channel is ``channel``."""
+        at = (f"8 * {block}" if block != "0" else "") if channel is None else str(channel)
         shift = f" + {at}" if at else ""
-        w = self.constant.name + (f" + {tile} * {self.tile_bytes}" if tile != "0" else "")
+        w = self.constant.name + (f" + {block} * {self.block_bytes}" if block != "0" else "")
         arguments = [x, str(x_step), w, f"{y}{shift}", str(y_step)]
         arguments += [f"{residual}{shift}"] if self.residual else []
-        arguments += [pixels, tiles]
+        arguments += [pixels, blocks]
         arguments += [str(self.loops)] if self.loops else []
         return f"{self.name}({', '.join(arguments)});"
 
 
 def lower_pointwise(label: str, weight: np.ndarray, e: Epilogue, runs: Sequence[int]) -> Pointwise:
-    """Kernels for ``weight`` (int8 ``[out, in]``, out >= 4).
+    """Kernels for ``weight`` (int8 ``[out, in]``, out >= 8).
 
     Args:
         label: makes the constant's name unique.
@@ -100,19 +98,19 @@ def lower_pointwise(label: str, weight: np.ndarray, e: Epilogue, runs: Sequence[
     sizes = sorted({r % PIXELS for r in runs} - {0}) + ([PIXELS] if max(runs) >= PIXELS else [])
     tiles = {p: tile_name(p, depth) for p in sizes}
     rests = "".join(str(p) for p in sizes)
-    name = f"pointwise_{rests}x{CHANNELS}_neon_{depth.label}_{e.label}"
+    name = f"pointwise_{rests}x{BLOCK}_neon_{depth.label}_{e.label}"
     kernels = [
         Kernel(tile_name(p, depth), render("kernels/neon/tile.c.j2", **tile_values(p, depth))) for p in sizes
     ]
-    source = render("kernels/neon/pointwise.c.j2", name=name, e=e, tiles=tiles, loop=depth.pairs > 0)
-    packed = pack_tiles(weight, e.parameters)
+    source = render("kernels/neon/pointwise.c.j2", name=name, e=e, tiles=tiles, looped=depth.pairs > 0)
+    packed = pack_blocks(weight, e.parameters)
     return Pointwise(
         kernels=(*kernels, Kernel(name, source)),
         constant=Constant(f"weights_{label}", packed, "weight"),
         name=name,
         depth=inputs,
         channels=channels,
-        tile_bytes=packed.shape[1],
-        loops=depth.pairs,
+        block_bytes=packed.shape[1],
+        loops=-32 * depth.pairs,
         residual=e.kind == "residual",
     )

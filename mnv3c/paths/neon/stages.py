@@ -13,10 +13,10 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.paths.common.regions import external
-from mnv3c.paths.neon.depthwise import LANES, lower_depthwise
+from mnv3c.paths.neon.depthwise import lower_depthwise
 from mnv3c.paths.neon.epilogue import Epilogue, epilogue_of
+from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.pointwise import Pointwise, lower_pointwise
-from mnv3c.paths.neon.tile import CHANNELS
 from mnv3c.paths.neon.windows import SLACK, copy_rows, geometry_of, lower_gather, make_ring
 from mnv3c.paths.ref.stages import lower_node as lower_portable
 
@@ -94,7 +94,7 @@ def lower_conv(context: Context, node: q.FusedConv) -> Stage | None:
     e, table = plan
     if conv.depthwise:
         return _depthwise(context, node, e, table)
-    if conv.groups != 1 or conv.weight.shape[0] < CHANNELS:
+    if conv.groups != 1 or conv.weight.shape[0] < BLOCK:
         return None
     if conv.pointwise and context.in_arena(node.inputs[0]):
         return _pointwise(context, node, e, table)
@@ -103,7 +103,7 @@ def lower_conv(context: Context, node: q.FusedConv) -> Stage | None:
 
 def _plan(context: Context, node: q.FusedConv) -> tuple[Epilogue, q.QLut | None] | None:
     """The epilogue, and the table that follows it in a pass of its own."""
-    if node.channel_sum is not None and context.tensor(node.outputs[0]).shape[2] % LANES:
+    if node.channel_sum is not None and context.tensor(node.outputs[0]).shape[2] % BLOCK:
         return None
     if isinstance(node.activation, q.QLut):
         bare = dataclasses.replace(node, activation=None, channel_sum=None, outputs=node.outputs[:1])
@@ -153,13 +153,13 @@ def sum_code(context: Context, x: str, sums: str) -> str:
     if pixels <= SUM_PIXELS:
         return (
             clear
-            + f"channel_sum_neon({context.pointer(x)}, {channels}, {total}, {pixels}, {channels // LANES});"
+            + f"channel_sum_neon({context.pointer(x)}, {channels}, {total}, {pixels}, {channels // BLOCK});"
         )
     return clear + (
         f"for (int32_t p = 0; p < {pixels}; p += {SUM_PIXELS}) {{\n"
         f"  const int32_t count = {pixels} - p < {SUM_PIXELS} ? {pixels} - p : {SUM_PIXELS};\n"
         f"  channel_sum_neon({context.pointer(x)} + p * {channels}, {channels}, {total}, count, "
-        f"{channels // LANES});\n"
+        f"{channels // BLOCK});\n"
         "}"
     )
 
@@ -228,7 +228,7 @@ def residual_in_place(context: Context, node: q.FusedConv) -> tuple[tuple[str, s
     if node.residual is None or node.inputs[0] == node.inputs[1]:
         return ()
     a, y = context.tensor(node.inputs[1]), context.tensor(node.outputs[0])
-    if y.shape[2] % CHANNELS or a.dtype != y.dtype:
+    if y.shape[2] % BLOCK or a.dtype != y.dtype:
         return ()
     return ((context.regions[node.inputs[1]], context.regions[node.outputs[0]]),)
 
@@ -236,7 +236,7 @@ def residual_in_place(context: Context, node: q.FusedConv) -> tuple[tuple[str, s
 def _depthwise(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut | None) -> Stage | None:
     conv = node.conv
     x, y = context.tensor(node.inputs[0]), context.tensor(node.outputs[0])
-    if e.kind not in ("int8", "swish") or y.shape[2] < LANES:
+    if e.kind not in ("int8", "swish") or y.shape[2] < BLOCK:
         return None
     label = identifier(node.name)
     ring = make_ring(label, geometry_of(conv, x, y.shape[0], y.shape[1]), x)
@@ -299,7 +299,7 @@ def _gathered(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut | 
 def _gate(context: Context, node: q.QGate) -> Stage | None:
     x, gate = (context.tensor(i) for i in node.inputs)
     channels = x.shape[2]
-    if gate.shape != (1, 1, channels) or gate.dtype != "int16" or channels % LANES:
+    if gate.shape != (1, 1, channels) or gate.dtype != "int16" or channels % BLOCK:
         return None
     label = identifier(node.name)
     scaled = Region(f"{label}_scaled", 2 * channels)
@@ -312,7 +312,7 @@ def _gate(context: Context, node: q.QGate) -> Stage | None:
     name = f"gate_neon_s{node.shift}_o{node.offset}_{node.low}_{node.high}{'_z' if zero_points else ''}"
     name = name.replace("-", "n")
     source = render("kernels/neon/gate.c.j2", name=name, node=node, zero_points=zero_points)
-    pixels, groups = x.shape[0] * x.shape[1], channels // LANES
+    pixels, groups = x.shape[0] * x.shape[1], channels // BLOCK
     points_argument = f"zero_points_{label}, " if zero_points else ""
     source_tensor, result = context.pointer(node.inputs[0]), context.pointer(node.output, const=False)
     body = (
@@ -336,7 +336,7 @@ def _gate(context: Context, node: q.QGate) -> Stage | None:
 
 def _channel_sum(context: Context, node: q.ChannelSum) -> Stage | None:
     x = context.tensor(node.inputs[0])
-    if x.shape[2] % LANES:
+    if x.shape[2] % BLOCK:
         return None
     return Stage(
         name=identifier(node.name),

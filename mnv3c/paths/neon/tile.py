@@ -13,47 +13,54 @@ that a step has read for the last time are loaded again at once. ``Stream`` is t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 CHANNELS = 4  # output channels of a tile: one vector of 32-bit sums
 STEP_BYTES = 16
+HALF_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How the reduction over the input channels is cut into 16-deep slices.
+    """How the reduction over the input channels is cut into slices.
 
     Attributes:
-        lead: slices before the loop, 0 to 2.
-        pairs: iterations of the loop, two slices each.
-        half: whether 1 to 8 channels are left at the end.
+        half: whether the first slice is 8 channels deep.
+        lead: slices of 16 that follow before the loop.
+        pairs: iterations of the loop, two slices of 16 each.
     """
 
+    half: bool
     lead: int
     pairs: int
-    half: bool
 
     @staticmethod
     def of(channels: int) -> Depth:
         """The cut for ``channels`` input channels; the packed weights are zero beyond them."""
         slices, rest = divmod(channels, STEP_BYTES)
-        if rest > STEP_BYTES // 2:
-            slices, rest = slices + 1, 0
-        if slices <= 2:
-            return Depth(slices, 0, rest > 0)
-        lead = 2 - slices % 2
-        return Depth(lead, (slices - lead) // 2, rest > 0)
+        half = 0 < rest <= HALF_BYTES
+        slices += rest > HALF_BYTES
+        if slices + half <= 3:
+            return Depth(half, slices, 0)
+        # The loop only adds, so the slice that sets the sums has to be through before it.
+        lead = 2 - half + (slices - half) % 2
+        return Depth(half, lead, (slices - lead) // 2)
 
     @property
-    def slices(self) -> int:
-        """Slices of 16 in the packed weights, the last one half used where ``half`` is set."""
-        return self.lead + 2 * self.pairs + self.half
+    def bytes(self) -> int:
+        """Depth of the packed weights."""
+        return HALF_BYTES * self.half + STEP_BYTES * (self.lead + 2 * self.pairs)
+
+    @property
+    def before_loop(self) -> int:
+        """Bytes of a pixel before the loop."""
+        return HALF_BYTES * self.half + STEP_BYTES * self.lead
 
     @property
     def label(self) -> str:
         """What distinguishes the code (not the trip count, which is an argument)."""
-        return f"l{self.lead}{'n' if self.pairs else ''}{'h' if self.half else ''}"
+        return f"{'h' if self.half else ''}{self.lead}{'n' if self.pairs else ''}"
 
 
 @dataclass(frozen=True)
@@ -121,8 +128,10 @@ class Stream:
     """The instructions of one tile, in issue order.
 
     Attributes:
-        lines: assembly with operands ``r0`` to ``r3`` (results), ``x0``... (pixel pointers), ``w``
-            (packed weights) and ``k`` (loop count).
+        lines: assembly. Operands: ``r0`` to ``r3`` results; ``x0``... pixels; ``w`` packed weights, which
+            moves on; with a loop also ``k``, minus the bytes of a pixel that it covers, and ``e0``...,
+            ``f0``...: the end of that pixel, and ``second`` bytes beside it.
+        second: distance of ``f`` from ``e``.
         overread: bytes of weights that ``w`` has moved beyond the tile's own.
     """
 
@@ -130,61 +139,61 @@ class Stream:
         self._pixels = pixels
         self._steps = pixels * CHANNELS
         self._registers = _Registers(pixels)
+        self._depth = depth
         self.lines: list[str] = []
         self.overread = 0
+        self.second = 0
         if depth.pairs:
-            self._looped(depth)
+            self._looped()
         else:
-            self._straight(depth)
+            self._straight()
         self._reduce()
 
     @property
     def clobbers(self) -> list[str]:
         return [f"v{i}" for i in range(CHANNELS, self._registers.used)]
 
-    def _products(
-        self, index: int, at: int, *, full: bool, first: bool, accumulate_from: int
-    ) -> list[_Instruction]:
-        """Slice ``index`` at step ``at``. The first slice sets its sums, but for those of steps from
-        ``accumulate_from`` on, which are zeroed and added to like all others."""
-        regs, out = self._registers, []
+    def _is_half(self, index: int) -> bool:
+        return self._depth.half and index == 0
+
+    def _products(self, index: int) -> list[_Instruction]:
+        """Slice ``index``; the first one sets the sums that all others add to."""
+        regs, out, at = self._registers, [], index * self._steps
+        widen = "sadalp" if index else "saddlp"
         for step in range(self._steps):
             channel, pixel = divmod(step, self._pixels)
             t, acc = regs.temporary(index, step, self._steps), regs.accumulator[pixel, channel]
             x, w = regs.pixel(index, pixel), regs.weight(index, channel)
             out.append(_Instruction(at + step, 0, f"smull {t}.8h, v{x}.8b, v{w}.8b", index))
-            if full:
+            if not self._is_half(index):
                 out.append(_Instruction(at + step + 2, 1, f"smlal2 {t}.8h, v{x}.16b, v{w}.16b", index))
-            widen = "sadalp"
-            if first and step < accumulate_from:
-                widen = "saddlp"
-            elif first:
-                out.append(_Instruction(at + step, 0, f"movi v{acc}.4s, #0", index))
-            out.append(_Instruction(at + step + (4 if full else 2), 2, f"{widen} v{acc}.4s, {t}.8h", index))
+            late = 2 if self._is_half(index) else 4
+            out.append(_Instruction(at + step + late, 2, f"{widen} v{acc}.4s, {t}.8h", index))
         return out
 
-    def _loads(self, index: int, at: int) -> list[_Instruction]:
-        """The operands of slice ``index``, which starts at step ``at``: as early as registers are free."""
+    def _loads(self, index: int) -> list[_Instruction]:
+        """The operands of slice ``index``: as early as registers are free."""
         regs, pixels, out = self._registers, self._pixels, []
-        free = at - self._steps * (regs.sets - 1)
+        free = (index - regs.sets + 1) * self._steps
+        kind = "d" if self._is_half(index) else "q"
+        offset = STEP_BYTES * index
+        if self._depth.half and index:
+            offset -= HALF_BYTES
         for pixel in range(pixels):
-            step = free - pixels + pixel + 2
-            out.append(_Instruction(step, 3, f"ldr q{regs.pixel(index, pixel)}, [%[x{pixel}]], #16", index))
+            at = f"#{offset}" if offset else ""
+            address = f"[%[x{pixel}]{', ' + at if at else ''}]"
+            text = f"ldr {kind}{regs.pixel(index, pixel)}, {address}"
+            out.append(_Instruction(free - pixels + pixel + 2, 3, text, index))
         for channel in range(0, CHANNELS, 2):
             step = free - self._steps + (channel + 2) * pixels + 1
-            pair = f"q{regs.weight(index, channel)}, q{regs.weight(index, channel + 1)}"
-            out.append(_Instruction(step, 3, f"ldp {pair}, [%[w]], #32", index))
+            pair = f"{kind}{regs.weight(index, channel)}, {kind}{regs.weight(index, channel + 1)}"
+            size = 2 * (HALF_BYTES if kind == "d" else STEP_BYTES)
+            out.append(_Instruction(step, 3, f"ldp {pair}, [%[w]], #{size}", index))
         return out
 
-    def _slices(self, full: Sequence[bool], drained: int) -> list[_Instruction]:
-        """The whole life of consecutive slices; slice i starts at step i * steps."""
-        out: list[_Instruction] = []
-        for index, is_full in enumerate(full):
-            at = index * self._steps
-            start = drained if index == 0 else self._steps
-            out += self._products(index, at, full=is_full, first=index == 0, accumulate_from=start)
-            out += self._loads(index, at)
-        return out
+    def _slices(self, count: int) -> list[_Instruction]:
+        """The whole life of the first ``count`` slices; slice i starts at step i * steps."""
+        return [i for index in range(count) for i in (*self._products(index), *self._loads(index))]
 
     def _emit(self, instructions: Iterable[_Instruction]) -> None:
         self.lines += [i.text for i in sorted(instructions, key=lambda i: (i.step, i.slot))]
@@ -196,34 +205,37 @@ class Stream:
         weights = [t for t in loads if t.startswith("ldp")]
         self.lines += [*pixels[:1], *weights[:1], *pixels[1:], *weights[1:]]
 
-    def _straight(self, depth: Depth) -> None:
-        stream = self._slices([True] * depth.lead + [False] * depth.half, self._steps)
+    def _straight(self) -> None:
+        stream = self._slices(self._depth.half + self._depth.lead)
         self._emit_first_loads(stream)
         self._emit(i for i in stream if i.step >= 0)
 
-    def _looped(self, depth: Depth) -> None:
-        # The loop is the window [begin, end) of an endless stream of full slices.
-        begin = depth.lead * self._steps
-        end = begin + 2 * self._steps
-        # What the first slice issues inside the window must be what every later slice issues there.
-        drained = self._steps - 4 if depth.lead == 1 else self._steps
-        stream = self._slices([True] * (depth.lead + 5), drained)
+    def _looped(self) -> None:
+        # The loop is the window [begin, end) of an endless stream of slices.
+        first = self._depth.half + self._depth.lead
+        begin, end = first * self._steps, (first + 2) * self._steps
+        stream = self._slices(first + 5)
         self._emit_first_loads(stream)
         self._emit(i for i in stream if 0 <= i.step < begin)
         self.lines.append("1:")
-        count = _Instruction(end - 3, 4, "subs %w[k], %w[k], #1", 0)
-        self._emit([*(i for i in stream if begin <= i.step < end), count])
+        advance = begin + 3  # between this iteration's loads and those for the next one
+        window = [self._indexed(i, first, advance) for i in stream if begin <= i.step < end]
+        self._emit([*window, _Instruction(advance, 4, "adds %[k], %[k], #32", first)])
         self.lines.append("b.ne 1b")
-        last = depth.lead + 1  # the window's last full slice
-        after = [i for i in stream if i.step >= end and i.index <= last]
-        half = self._products(last + 1, end, full=False, first=False, accumulate_from=self._steps)
-        if depth.half:
-            after += half + [i for i in stream if i.step >= end and i.index == last + 1 and i.is_load]
-        self._emit(after)
-        wanted = last + depth.half
-        self.overread = 32 * sum(
-            i.step < end and i.index > wanted and i.text.startswith("ldp") for i in stream
-        )
+        self._emit(i for i in stream if i.step >= end and i.index <= first + 1)
+        beyond = [i for i in stream if i.step < end and i.index > first + 1 and i.text.startswith("ldp")]
+        self.overread = 2 * STEP_BYTES * len(beyond)
+
+    def _indexed(self, load: _Instruction, first: int, advance: int) -> _Instruction:
+        """A load of the loop, relative to ``k``, which ``advance`` moves by two slices."""
+        if not load.text.startswith("ldr"):
+            return load
+        offset = STEP_BYTES * (load.index - first) - (2 * STEP_BYTES if load.step > advance else 0)
+        base = "f" if offset else "e"
+        assert offset in (0, self.second or offset)
+        self.second = offset or self.second
+        register, pixel = load.text.split(",")[0], load.text.split("[x")[1][0]
+        return replace(load, text=f"{register}, [%[{base}{pixel}], %[k]]")
 
     def _reduce(self) -> None:
         regs = self._registers
@@ -246,7 +258,9 @@ def tile_values(pixels: int, depth: Depth) -> dict[str, object]:
         "name": tile_name(pixels, depth),
         "pixels": pixels,
         "lines": stream.lines,
-        "loop": depth.pairs > 0,
+        "looped": depth.pairs > 0,
+        "before_loop": depth.before_loop,
+        "second": stream.second,
         "clobbers": stream.clobbers,
         "overread": stream.overread,
     }

@@ -1,0 +1,61 @@
+"""Models that come quantised: TFLite (uint8, int8) and ONNX QDQ, straight to the integer graph.
+
+The model's own scales are kept, and what it rounds between two operators is rounded here, so that the
+graph computes what the model's runtime computes. The importers of the formats are in
+``mnv3c.frontend.tflite`` and ``mnv3c.frontend.qdq``; what they share is in this package.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.ir.graph import Graph
+
+_MARK = b"TFL3"
+
+
+def load(path: Path | str, *, round_weights: bool = False) -> Graph:
+    """The integer graph of a quantised model file.
+
+    ``meta`` has ``source`` (file name), ``format`` and ``notes``. A uint8 or int8 input stays one, and so
+    does an output; the graph between is int8. A softmax at the end is left out (a note says so).
+
+    Args:
+        round_weights: make all weights int8, which every kernel is fast for, by rounding the few
+            channels of asymmetric uint8 weights that need nine bits. Without it the graph is exact.
+
+    Raises:
+        Mnv3cError: the file is damaged, or holds something that is not supported; names the place.
+    """
+    if _is_tflite(path):
+        from mnv3c.frontend import tflite
+
+        return tflite.load(path, round_weights=round_weights)
+    from mnv3c.frontend import qdq
+
+    return qdq.load(path, round_weights=round_weights)
+
+
+def is_quantized(path: Path | str) -> bool:
+    """Whether ``path`` is a model that ``load`` is for (and not a float one).
+
+    Raises:
+        Mnv3cError: the file cannot be read, or is neither TFLite nor ONNX.
+    """
+    if _is_tflite(path):
+        from mnv3c.frontend import tflite
+
+        return tflite.is_quantized(path)
+    from mnv3c.frontend import qdq
+
+    return qdq.is_quantized(path)
+
+
+def _is_tflite(path: Path | str) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise Mnv3cError(f"cannot read: {error.strerror or error}", str(path)) from None
+    return head[4:8] == _MARK or Path(path).suffix == ".tflite"

@@ -66,6 +66,21 @@ def _edge_mask(pixels: int) -> int:
     return (1 << 8 * pixels) - 1
 
 
+def _border_kernel(left: int, right: int, right_mask: int, bottom_mask: int) -> Kernel:
+    """Fills a window's margin of ``left`` and ``right`` tiles; a mask of 0 means that no tile is cut."""
+    masks = "".join(f"_{side}{mask:x}" for side, mask in (("r", right_mask), ("b", bottom_mask)) if mask)
+    name = f"border_{left}_{right}{masks}_dotprod"
+    source = render(
+        "kernels/dotprod/border.c.j2",
+        name=name,
+        left=left,
+        right=right,
+        right_mask=right_mask,
+        bottom_mask=bottom_mask,
+    )
+    return Kernel(name, source)
+
+
 def lower_depthwise(builder: Builder, node: q.FusedConv, expand: q.FusedConv | None) -> bool:
     """A depthwise convolution with the 1x1 convolution before it, if that is given."""
     graph, conv = builder.graph, node.conv
@@ -139,9 +154,23 @@ def lower_depthwise(builder: Builder, node: q.FusedConv, expand: q.FusedConv | N
     scratch = [window]
     if made.vector_bytes:
         scratch.append(builder.scratch(f"{label}_vectors", made.vector_bytes))
-    border = any(conv.pad) or right_mask != 0xFFFFFFFF or bottom_mask != 0xFFFFFFFF
-    if border:
-        kernels.append(template_kernel("border"))
+    zero_points = arrays["zeros"][0][: inner.shape[2]]
+    full = 0xFFFFFFFF
+    border: dict[str, object] | None = None
+    if any(conv.pad) or right_mask != full or bottom_mask != full:
+        border_kernel = _border_kernel(
+            -plan.origin[1],
+            pitch + plan.origin[1] - columns_in,
+            right_mask if right_mask != full else 0,
+            bottom_mask if bottom_mask != full else 0,
+        )
+        kernels.append(border_kernel)
+        whole = right_mask == full and bottom_mask == full
+        border = {
+            "name": border_kernel.name,
+            "bottom": bottom_mask != full,
+            "once": whole and bool((zero_points == zero_points[0]).all()),
+        }
     body = render(
         "kernels/dotprod/block.c.j2",
         x={
@@ -174,8 +203,6 @@ def lower_depthwise(builder: Builder, node: q.FusedConv, expand: q.FusedConv | N
         group=group,
         expand=expand_fields,
         border=border,
-        right_mask=right_mask,
-        bottom_mask=bottom_mask,
         depthwise={
             "label": label,
             "kernel": made.kernel.name,

@@ -73,7 +73,7 @@ def _block_group(plan: WindowPlan, blocks: int, resident: bool, edge_pixels: int
             for _, column in users:
                 if (row, column) not in loaded:
                     loaded.add((row, column))
-                    at = f"{row} * call->in_row + {16 * column}"
+                    at = f"{row} * pitch + {16 * column}"
                     lines.append(f"const int8x16_t t{row}_{column} = vld1q_s8(x + {at});")
             lines += [f"{a} = vdotq_s32({a}, t{row}_{column}, {weight});" for a, column in users]
             seen.add(vector)

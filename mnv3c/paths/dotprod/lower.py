@@ -8,8 +8,8 @@ from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph
 from mnv3c.paths.dotprod.block import as_fused, can_depthwise, can_expand, lower_depthwise
 from mnv3c.paths.dotprod.builder import Builder
-from mnv3c.paths.dotprod.stem import can_stem, lower_stem
 from mnv3c.paths.dotprod.stages import lower_dense, lower_gate, lower_pointwise, lower_vector
+from mnv3c.paths.dotprod.stem import can_stem, lower_stem
 
 
 def lower_graph(graph: Graph, options: Options) -> Program:
@@ -32,7 +32,7 @@ def lower_graph(graph: Graph, options: Options) -> Program:
     return builder.program(
         includes=("arm_neon.h", "stddef.h"),
         gcc_target="arch=armv8.2-a+dotprod",
-        clang_target="arch=armv8.2-a+dotprod",
+        clang_target="arch=armv8.2-a+dotprod,tune=cortex-a76",
         prologue=render("kernels/dotprod/prologue.c.j2"),
     )
 

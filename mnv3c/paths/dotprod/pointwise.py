@@ -12,6 +12,10 @@ from mnv3c.codegen.render import render
 from mnv3c.paths.dotprod.epilogue import Epilogue
 
 
+# Up to this many input quads the innermost loop is unrolled as a whole.
+_STRAIGHT = 10
+
+
 @dataclass(frozen=True)
 class PointwiseKernel:
     """A rendered kernel and how a call drives it.
@@ -46,7 +50,8 @@ def pointwise_kernel(
     if edge_pixels and tail == 0:
         steps, tail = steps - 1, blocks
     verb = "expand" if lanes == "pixel" else "project"
-    name = f"{verb}_{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}_{e.label}_dotprod"
+    turns = "once" if in_quads == unroll else ""
+    name = f"{verb}_{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}{turns}_{e.label}_dotprod"
     source = render(
         "kernels/dotprod/pointwise.c.j2",
         name=name,
@@ -57,6 +62,7 @@ def pointwise_kernel(
         has_main=steps > 0,
         quads=quads,
         unroll=unroll,
+        depth=in_quads // unroll,
         edge_pixels=edge_pixels,
         edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
     )
@@ -64,10 +70,10 @@ def pointwise_kernel(
 
 
 def _unroll(in_quads: int) -> int:
-    """Input quads a turn: pairs load best, four where there are many; a short odd depth in one go."""
-    if in_quads % 2 and in_quads <= 9:
+    """Input quads a turn of the innermost loop: few enough for the code, all of them where they are few."""
+    if in_quads <= _STRAIGHT:
         return in_quads
-    return next(u for u in (4, 2, 1) if in_quads % u == 0 and (u < 4 or in_quads >= 16))
+    return next(u for u in (6, 4, 2, 3, 5, 7, 1) if in_quads % u == 0)
 
 
 def pack_pointwise(weight: np.ndarray, group: int) -> np.ndarray:

@@ -300,32 +300,28 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
     label = identifier(node.name)
     channels = x.shape[2]
     rows, columns = grid(x.shape, block)
-    zeros = np.zeros(quads(channels) * 4, np.int8)
-    zeros[:channels] = node.zero_point
+    zeros = np.zeros(quads(channels) * 4, np.int16)
+    zeros[:channels] = node.zero_point.astype(np.int16) << node.shift
     factors = np.zeros(quads(channels) * 4, np.int16)
     factors[:channels] = node.factor
-    minimum = bool((node.zero_point == -128).all())
+    unroll = next(u for u in (4, 2, 1) if quads(channels) % u == 0)
     clamp = node.low > -128 or node.high < 127
-    name = (
-        f"gate_shift{node.shift}{'_minimum' if minimum else ''}{'_offset' if node.offset else ''}"
-        f"{'_clamp' if clamp else ''}_dotprod"
-    )
+    name = f"gate_{unroll}_shift{node.shift}{'_offset' if node.offset else ''}{'_clamp' if clamp else ''}_dotprod"
     source = render(
         "kernels/dotprod/gate.c.j2",
         name=name,
         shift=node.shift,
-        minimum=minimum,
+        unroll=unroll,
         offset=node.offset != 0,
         clamp=clamp,
     )
     read, gate_region = builder.need(x.name, block), builder.need(gate.name, DENSE)
     write = builder.provide(y.name, block)
-    spread = builder.scratch(f"{label}_factors", quads(channels) * 16)
+    spread = builder.scratch(f"{label}_terms", quads(channels) * 32)
     body = (
         f"gate_factors_dotprod((const int16_t *)(const void *)R_{gate_region}, factor_{label},"
-        f" (int16_t *)(void *)R_{spread.name}, {quads(channels)});\n"
-        f"{name}((const int8_t *)R_{read}, (int8_t *)R_{write},"
-        f" (const int16_t *)(const void *)R_{spread.name}, zeros_{label},"
+        f" zeros_{label}, (int16_t *)(void *)R_{spread.name}, {quads(channels)});\n"
+        f"{name}((const int8_t *)R_{read}, (int8_t *)R_{write}, (const int16_t *)(const void *)R_{spread.name},"
         f" {node.offset}, {node.low}, {node.high}, {rows * columns}, {quads(channels)});"
     )
     builder.add(

@@ -46,7 +46,7 @@ def vector_kernel(node: q.FusedConv, out_dtype: str) -> VectorKernel:
     weight = conv.weight.reshape(conv.weight.shape[0], -1)
     out, depth = weight.shape
     out_quads = -(-out // 4)
-    group = next(n for n in (4, 2, 1) if out_quads % n == 0)
+    group = next(n for n in (4, 5, 6, 3, 2, 1) if out_quads % n == 0)
     eighths = -(-depth // 8)
     padded = np.zeros((out_quads * 4, eighths * 8), np.int8)
     padded[:out, :depth] = weight

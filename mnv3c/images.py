@@ -114,7 +114,8 @@ def graph_normalization(graph: Graph, normalization: Normalization | None) -> No
     """
     own = input_affine(graph)
     if normalization is None:
-        normalization = Normalization() if own == IDENTITY else Normalization((1.0 / 255.0,), (0.0,))
+        plain = set(own.scale) == {1.0} and set(own.shift) == {0.0}
+        normalization = Normalization() if plain else Normalization((1.0 / 255.0,), (0.0,))
     return normalization.then(own)
 
 

@@ -16,7 +16,7 @@ from mnv3c.ir.graph import Graph, Node
 from mnv3c.reference import floating, integer
 from mnv3c.reference.arithmetic import I64
 
-_CHUNK_ELEMENTS = 1 << 20  # of a temporary array: about what stays in a cache
+_CHUNK_ELEMENTS = 1 << 18  # of a temporary array: about what stays in a cache
 
 
 def chunks(count: int, elements_each: int) -> Iterator[slice]:
@@ -127,6 +127,19 @@ def _execute(graph: Graph, node: Node, args: list[np.ndarray]) -> np.ndarray:
 def run_float(graph: Graph, x: np.ndarray) -> np.ndarray:
     """First output of a float graph of one input, for a float32 batch."""
     return _run(graph, x, float_node)
+
+
+def trace_float(graph: Graph, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of a float graph in the order of execution; each is forgotten after its last use."""
+    values = {graph.inputs[0]: x}
+    yield graph.inputs[0], x
+    last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
+    for i, node in enumerate(graph.nodes):
+        values[node.output] = float_node(graph, node, [values[name] for name in node.inputs])
+        yield node.output, values[node.output]
+        for name in set(node.inputs):
+            if last[name] == i:
+                del values[name]
 
 
 def run_integer(graph: Graph, x: np.ndarray) -> np.ndarray:

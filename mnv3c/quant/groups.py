@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,3 +144,27 @@ def sharing(graph: Graph, tensor: str) -> Sharing:
         if not (pool or gated):
             return "tensor"
     return found
+
+
+def residual_classes(graph: Graph, groups: Iterable[Group]) -> tuple[frozenset[str], ...]:
+    """Tensors that residual adds tie together.
+
+    An add has one multiplier for all channels of an int8 operand, so operand and sum may have scales of
+    a channel only in one common proportion. A class that anything else than convolutions, pools,
+    gates and adds reads is left out: its tensors have one scale each.
+    """
+    classes: list[set[str]] = []
+    for each in groups:
+        add = each.head if isinstance(each.head, f.Add) else each.add
+        if add is None:
+            continue
+        tied = {each.output, *(i for i in add.inputs if i in each.inputs)}
+        joined = [c for c in classes if c & tied]
+        classes = [c for c in classes if not c & tied] + [tied.union(*joined)]
+    return tuple(frozenset(c) for c in classes if all(_proportional(graph, t) for t in c))
+
+
+def _proportional(graph: Graph, tensor: str) -> bool:
+    users = graph.consumers(tensor)
+    allowed = f.Conv2d | f.GlobalAveragePool | f.Add
+    return tensor not in graph.outputs and all(isinstance(u, allowed) for u in users)

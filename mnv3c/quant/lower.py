@@ -14,16 +14,16 @@ from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
 from mnv3c.quant.groups import Group, is_gate, sharing
-from mnv3c.quant.ranges import LEVELS, Affine, affine, clip_range
+from mnv3c.quant.ranges import LEVELS, Affine, Sample, affine, clip_range
 from mnv3c.quant.rounding import fit_weights
 from mnv3c.quant.state import State
-from mnv3c.quant.weights import accumulator_unit, fold_input_scale, make_conv
+from mnv3c.quant.weights import accumulator_unit, fold_input_scale, make_conv, round_weights
 from mnv3c.reference import floating
 from mnv3c.reference.arithmetic import quantize_multiplier
 
 # An accumulator unit finer than this share of the output's says nothing more and costs bias range.
-_FINEST_8 = 2.0**-20
-_FINEST_16 = 2.0**-13
+_FINEST_8 = 2.0**-18
+_FINEST_16 = 2.0**-11
 # The other way round, the left shift before the multiplication stays small.
 _COARSEST = 16.0
 _GATE_ONE = 2.0**15
@@ -69,13 +69,60 @@ def choose(
         single: one scale and zero point, whoever reads the tensor.
         common_zero: one zero point, scales may be of a channel.
     """
-    free = not single and state.options.per_channel and sharing(state.source, name) == "channel"
-    low, high = clip_range(state.seen(name), per_channel=free, method=state.options.ranges)
+    o = state.options
+    seen = state.seen(name)
+    profile = state.profiles.get(name)
+    if profile is not None:
+        low, high = clip_range(seen.divided(profile), per_channel=False, method=o.ranges)
+        low, high = low * profile, high * profile
+    else:
+        shared = sharing(state.source, name)
+        # A vector has one value an image for each channel: too few to tell a channel's range from.
+        vector = state.source.tensor(name).shape[:2] == (1, 1)
+        free = o.per_channel and not single and not vector and shared != "tensor"
+        low, high = clip_range(seen, per_channel=free, method=o.ranges)
+        low, high = low * o.margin, high * o.margin
+        if free and shared == "dense":
+            low, high = balance(state, name, seen, low, high, common_zero)
     if activation is not None and activation.kind == "clip":
         low = np.maximum(low, min(activation.low, 0.0))
         high = np.minimum(high, max(activation.high, 0.0))
     high = np.maximum(high, low + LEVELS * max(floor, 1e-30))
     return affine(low, high, common_zero=common_zero)
+
+
+def balance(
+    state: State, name: str, seen: Sample, low: np.ndarray, high: np.ndarray, common_zero: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranges between one for all channels and each channel's own, for the tensor of a dense convolution.
+
+    Its own range gives a channel the least noise, but its scale then has to go into the weights, and
+    what these lose may be more. The best of a few geometric means, by the error of the convolutions'
+    results.
+    """
+    users = [
+        u
+        for u in state.source.consumers(name)
+        if isinstance(u, f.Conv2d) and u.groups == 1 and u.weight.shape[1:3] == (1, 1)
+    ]
+    rows = seen.rows[:: max(1, len(seen.rows) // 2048)].astype(np.float64)
+    best = (np.inf, low, high)
+    width = high - low
+    for share in (1.0, 0.75, 0.5, 0.25, 0.0):
+        grow = (width.max() / width) ** (1 - share)
+        now = low * grow, high * grow
+        a = affine(*now, common_zero=common_zero)
+        q8 = np.clip(np.rint(rows / a.scale + a.zero_point), -128, 127) - a.zero_point
+        error = 0.0
+        for conv in users:
+            folded = fold_input_scale(conv, a.scale)
+            unit = accumulator_unit(conv, folded)
+            got = q8 @ (round_weights(folded, unit)[:, 0, 0].astype(np.float64) * unit[:, None]).T
+            want = rows @ conv.weight[:, 0, 0].astype(np.float64).T
+            error += float(np.square(got - want).mean() / max(np.square(want).mean(), 1e-30))
+        if error < best[0]:
+            best = (error, *now)
+    return best[1], best[2]
 
 
 def _bounds(activation: f.Activation | None, a: Affine) -> tuple[int, int]:
@@ -194,23 +241,22 @@ def _conv_add(state: State, group: Group, conv: f.Conv2d, add: f.Add) -> list[No
     result = choose(
         state, group.output, group.activation, floor=float(_unit(state, conv).max()) / 2**7, single=True
     )
-    scale, zero = float(result.scale[0]), float(result.zero_point[0])
-    ratio = float(x.scale[0]) / scale
+    scale, zero = result.scale, result.zero_point
+    ratio = float(x.scale[0] / scale[0])
     # Both operands, their sum and the zero points have to stay within 16 bits.
-    largest = max(
-        float(np.abs(state.exact[conv.output]).max()) * 1.5 / scale + abs(zero) + 128 * ratio, 128.0
-    )
+    widest = np.abs(state.exact[conv.output]).max(axis=(0, 1, 2)) * 1.5 / scale + np.abs(zero)
+    largest = max(float(widest.max()) + 128 * ratio, 128.0)
     fraction = min(7, int(np.floor(np.log2(32767 / largest))), int(np.floor(np.log2(32767 / (128 * ratio)))))
     if fraction < 1:
         raise Mnv3cError("operands of the sum are much wider than the sum itself", add.name)
     fine = scale / 2**fraction
     multiplier = round(ratio * 2 ** (7 + fraction))
-    taken = (zero - float(x.zero_point[0]) * multiplier / 2**7 / 2**fraction) * 2**fraction
+    taken = zero * 2**fraction - x.zero_point * multiplier / 2**7
     pre = state.declare(
         conv.output,
         state.source.tensor(conv.output).shape,
         "int16",
-        Affine(np.asarray([fine]), np.asarray([taken])),
+        Affine(fine, taken),
     )
     state.store(group.output, result)
     low, high = _bounds(group.activation, result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import numpy as np
@@ -13,12 +13,11 @@ from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph, Node
 from mnv3c.ir.verify import verify
 from mnv3c.quant import batched, door
-from mnv3c.quant.groups import Group, group
+from mnv3c.quant.groups import Group, group, residual_classes
 from mnv3c.quant.lower import final_conv, lower
-from mnv3c.quant.state import Options, State
+from mnv3c.quant.state import Options, Progress, State
 from mnv3c.quant.weights import check_finite
 
-Progress = Callable[[str, int, int], None]
 RANDOM_COUNT = 16
 # All images go through the network together; this bounds the memory that takes.
 _PIXEL_BUDGET = 64 * 256 * 256
@@ -70,8 +69,11 @@ def quantize(
     name = graph.inputs[0]
     state = State(door.with_inner_input(graph, input_dtype), options, np.random.default_rng(seed))
     door.lower_input(state, batch, name, input_dtype, normalization)
-    _walk(state, group(state.source), progress, output_dtype)
-    facts = {
+    groups = group(state.source)
+    if options.per_channel and options.residual_share:
+        state.profiles.update(residual_profiles(state.source, groups, batch, options.residual_share))
+    _walk(state, groups, progress, output_dtype)
+    facts: dict[str, object] = {
         "method": asdict(options),
         "calibration_images": len(batch),
         "seed": seed,
@@ -80,6 +82,8 @@ def quantize(
         "normalization": None if normalization is None else asdict(normalization),
         "signal_to_noise_db": {name: round(value, 2) for name, value in state.noise.items()},
     }
+    if normalization is not None:
+        facts["normalization"] = {"scale": list(normalization.scale), "shift": list(normalization.shift)}
     meta = {**graph.meta, "quantization": facts, "notes": [*_notes(graph), *notes]}
     if calibration is None:
         meta["random_calibration"] = True
@@ -168,3 +172,23 @@ def _lower(state: State, each: Group, output_dtype: str) -> list[Node]:
     if wide and isinstance(head, f.Conv2d) and len(each.nodes) == 1:
         return final_conv(state, each, head)
     return lower(state, each)
+
+
+def residual_profiles(
+    graph: Graph, groups: tuple[Group, ...], batch: np.ndarray, alpha: float
+) -> dict[str, np.ndarray]:
+    """Proportions of the channels' scales for all tensors that residual adds tie together."""
+    classes = residual_classes(graph, groups)
+    wanted = {name for each in classes for name in each}
+    reach: dict[str, np.ndarray] = {}
+    for chunk in batched.chunks(len(batch), 1 << 17):
+        for name, value in batched.trace_float(graph, batch[chunk]):
+            if name in wanted:
+                peak = np.ptp(value, axis=(0, 1, 2))
+                reach[name] = np.maximum(reach.get(name, 0.0), peak)
+    result = {}
+    for each in classes:
+        shares = [reach[name] / max(float(reach[name].max()), 1e-30) for name in sorted(each)]
+        profile = np.maximum(np.max(shares, axis=0), 1 / 64) ** alpha
+        result.update({name: profile.astype(np.float64) for name in each})
+    return result

@@ -11,9 +11,6 @@ from mnv3c.ir.graph import Quant
 
 LEVELS = 255
 _SHRINK = np.linspace(1.0, 0.25, 46)
-# A channel that calibration hardly moves may move on another image; it keeps this share of the
-# widest channel's range.
-_LEAST_SHARE = 1.0 / 256.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +48,10 @@ class Sample:
     high: np.ndarray
     rows: np.ndarray
 
+    def divided(self, by: np.ndarray) -> Sample:
+        """The same of values divided by one positive number a channel."""
+        return Sample(self.low / by, self.high / by, (self.rows / by).astype(np.float32))
+
 
 def sample(name: str, values: np.ndarray, rng: np.random.Generator, elements: int = 1 << 20) -> Sample:
     """Extremes and a random sample of a batch ``(N, H, W, C)``.
@@ -68,13 +69,20 @@ def sample(name: str, values: np.ndarray, rng: np.random.Generator, elements: in
 
 
 def clip_range(
-    seen: Sample, *, per_channel: bool, method: str, weight: np.ndarray | None = None
+    seen: Sample,
+    *,
+    per_channel: bool,
+    method: str,
+    least_share: float = 1 / 256,
+    weight: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The range to represent, ``(low, high)``, ``[C]`` or ``[1]``, float64, zero within.
 
     Args:
         method: ``minmax`` keeps the extremes; ``mse`` minimises rounding noise (a step squared over
             12, for what is not exactly zero) plus the square of what is cut off.
+        least_share: of the widest channel's range that every channel gets: one that calibration hardly
+            moves may move on another image.
         weight: ``[C]``, what an error of each channel costs; for one range over all channels.
     """
     low, high = seen.low, seen.high
@@ -86,9 +94,10 @@ def clip_range(
     widest = float((high - low).max())
     if widest == 0.0:
         return low, high + 1.0  # never anything but zero: any scale will do
-    floor = widest * _LEAST_SHARE
-    thin = high - low < floor
-    return low, np.where(thin, np.maximum(high, low + floor), high)
+    missing = np.maximum(widest * least_share - (high - low), 0.0)
+    # Behind an activation only the high end can grow; what is linear may grow either way.
+    below = 0.5 if -low.min() > 0.3 * high.max() else 0.0
+    return low - below * missing, high + (1 - below) * missing
 
 
 def _minimise(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,8 @@ from mnv3c.quant import batched
 from mnv3c.quant.groups import Group
 from mnv3c.quant.ranges import Affine, Sample, sample
 
+Progress = Callable[[str, int, int], None]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -19,18 +21,22 @@ class Options:
 
     Attributes:
         ranges: ``minmax`` or ``mse`` (see ``ranges.clip_range``).
-        per_channel: give channels their own scale wherever that is free.
-        equalise: fold activation scales a channel into dense convolutions' weights where that
-            lowers the error on the calibration images.
+        margin: what ranges are widened by: other images hold more than those for calibration did.
+        per_channel: give channels their own scale wherever that is free or pays.
+        residual_share: how far scales follow the channels' ranges in tensors that residual adds tie
+            together: 0 not at all, 1 fully, between them the geometric mean.
         rounding: ``nearest``, or ``reconstruct``: chosen so that the layer's outputs on the
             calibration images change least.
+        ridge: how much ``reconstruct`` is held to the given weights.
         bias_correction: cancel the mean error of every output channel.
     """
 
     ranges: str = "mse"
+    margin: float = 1.25
     per_channel: bool = True
-    equalise: bool = True
+    residual_share: float = 0.5
     rounding: str = "reconstruct"
+    ridge: float = 0.01
     bias_correction: bool = True
 
 
@@ -44,6 +50,7 @@ class State:
         stored: float tensor to the batch of integers that stands for it.
         affine: float tensor to how those integers stand for reals.
         nodes, tensors: of the integer graph.
+        profiles: float tensor to the proportions of its channels' scales, where adds prescribe them.
         noise: float tensor to the signal-to-noise ratio of its integers, in decibels.
     """
 
@@ -56,6 +63,7 @@ class State:
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
+    profiles: dict[str, np.ndarray] = field(default_factory=dict)
 
     def emit(self, *nodes: Node) -> None:
         self.nodes += nodes
@@ -82,9 +90,9 @@ class State:
         return values
 
     def measure(self, name: str) -> None:
-        """Record the signal-to-noise ratio of a stored tensor."""
-        exact = self.exact[name]
-        error = self.affine[name].dequantize(self.stored[name]) - exact
+        """Record the signal-to-noise ratio of a stored tensor, on every fourth image."""
+        exact = self.exact[name][::4]
+        error = self.affine[name].dequantize(self.stored[name][::4]) - exact
         self.noise[name] = signal_to_noise(exact, error)
 
     def release(self, group: Group, last_use: Mapping[str, int], position: int) -> None:

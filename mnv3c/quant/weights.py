@@ -13,7 +13,7 @@ from mnv3c.quant.ranges import Affine
 from mnv3c.reference.arithmetic import quantize_multiplier
 
 WEIGHT_MAX = 127
-_BIAS_MAX = 2.0**30
+_BIAS_MAX = 2.0**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def check_finite(node: f.Conv2d) -> None:
 def accumulator_unit(node: f.Conv2d, folded: np.ndarray, smallest: np.ndarray | float = 0.0) -> np.ndarray:
     """The accumulators' unit for which the largest weight of every output channel is 127.
 
-    It is raised where the bias would not fit 30 bits, and to ``smallest``: channels without weights,
+    It is raised where the bias would not fit 26 bits, and to ``smallest``: channels without weights,
     or with negligible ones, need no fine unit.
     """
     peak = np.abs(folded).max(axis=(1, 2, 3)) / WEIGHT_MAX

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mnv3c.cli.model_options import NORMALIZATIONS, model_options, parse_normalization, parse_shape
-from mnv3c.cli.output import Output, json_option, millions, shape, size
+from mnv3c.cli.output import Output, json_option, millions, plain, shape, size
 from mnv3c.errors import Mnv3cError
 
 if TYPE_CHECKING:
@@ -114,12 +114,12 @@ def _facts(library: CompiledLibrary, seconds: float) -> dict[str, Any]:
 
 def _tell(output: Output, library: CompiledLibrary, seconds: float) -> None:
     m = library.manifest
-    output.text(f"[bold green]{library.directory}[/]  {m['summary']}")
+    output.text(f"[bold green]{plain(library.directory)}[/]  {plain(m['summary'])}")
     for kind in ("inputs", "outputs"):
         for t in m[kind]:
-            output.text(f"  {kind[:-1]:<9} {t['name']}: {t['dtype']} {shape(t['shape'])}")
+            output.text(f"  {kind[:-1]:<9} {plain(t['name'])}: {t['dtype']} {shape(t['shape'])}")
     output.text(f"  paths     {', '.join(m['paths'])}")
     output.text(f"  arena     {size(m['arena_bytes'])}")
     output.text(f"  constants {size(m['constant_bytes'])}")
     output.text(f"  work      {millions(m['macs'])} multiply-accumulates")
-    output.text(f"  {seconds:.1f} s; check it with: mnv3c verify {library.directory}")
+    output.text(f"  {seconds:.1f} s; check it with: mnv3c verify {plain(library.directory)}")

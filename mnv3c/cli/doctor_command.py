@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from mnv3c.cli.output import Output, json_option
+from mnv3c.cli.output import Output, json_option, plain
 
 
 @click.command()
@@ -22,7 +22,7 @@ def command(as_json: bool) -> None:
     table = output.table("mnv3c doctor", "", "what", "found", "for", right=99)
     for f in findings:
         mark = "[green]yes[/]" if f.ok else "[bold red]NO[/]" if f.needed else "[yellow]no[/]"
-        table.add_row(mark, f.what, f.found, f.purpose)
+        table.add_row(mark, f.what, plain(f.found), f.purpose)
     output.text(table)
     output.text("[bold green]ok[/]" if good else "[bold red]something that is needed is missing[/]")
     if not good:

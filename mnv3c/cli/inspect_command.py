@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mnv3c.cli.model_options import model_options, parse_shape
-from mnv3c.cli.output import Output, json_option, millions, shape, size
+from mnv3c.cli.output import Output, json_option, millions, plain, shape, size
 from mnv3c.errors import Mnv3cError
 
 if TYPE_CHECKING:
     from mnv3c.ir.graph import Graph, Node
+    from mnv3c.runners.library import Library
 
 _BAR = 48  # characters that stand for the whole arena
 
@@ -63,7 +64,7 @@ def _model(output: Output, graph: Graph) -> None:
     table = output.table(graph.name, "layer", "operator", "output", "MACs", "parameters", right=2)
     for entry in layers:
         columns = (str(entry["macs"] or ""), str(entry["parameters"] or ""))
-        table.add_row(str(entry["name"]), str(entry["operator"]), shape(entry["shape"]), *columns)
+        table.add_row(plain(entry["name"]), plain(entry["operator"]), shape(entry["shape"]), *columns)
     output.text(table)
     output.text(
         f"{len(layers)} layers, {millions(total_macs(graph))} multiply-accumulates,"
@@ -90,11 +91,18 @@ def _library(output: Output, folder: Path, path: str | None) -> None:
     from mnv3c.runners.library import open_library
 
     library = open_library(folder)
+    try:
+        _show(output, library, path)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise Mnv3cError(f"damaged manifest: {type(error).__name__} {error}", str(folder)) from None
+
+
+def _show(output: Output, library: Library, path: str | None) -> None:
+    """Draw everything before anything is printed: a damaged manifest leaves no half of a table."""
     path = path or library.paths[0]
     program: Mapping[str, Any] | None = library.manifest.get("programs", {}).get(path)
     if program is None:
         raise Mnv3cError(f"{path!r} is not in the library (it has {', '.join(library.paths)})", "--path")
-    output.result({"ok": True, "kind": "library", "path": path, **library.manifest})
     table = output.table(
         f"{library.name}, path {path}", "layer", "what", "output", "MACs", "constants", "parts", right=2
     )
@@ -103,22 +111,25 @@ def _library(output: Output, folder: Path, path: str | None) -> None:
         constants = size(layer["constant_bytes"]) if layer["constant_bytes"] else ""
         row = (
             str(layer["index"]),
-            layer["title"],
+            plain(layer["title"]),
             shapes,
             str(layer["macs"] or ""),
             constants,
             str(layer["parts"]),
         )
         table.add_row(*row)
-    output.text(table)
-    output.text(_memory_map(output, program))
-    output.text(
+    memory_map = _memory_map(output, program)
+    summary = (
         f"arena {size(program['arena_bytes'])}"
         f" (no plan can take less than {size(program['arena_lower_bound'])}),"
         f" constants {size(library.manifest['constant_bytes'])},"
         f" {millions(library.manifest['macs'])} multiply-accumulates, paths {', '.join(library.paths)}"
     )
-    for note in library.manifest.get("notes", ()):
+    notes = [str(note) for note in library.manifest.get("notes", ())]
+    output.result({"ok": True, "kind": "library", "path": path, **library.manifest})
+    for part in (table, memory_map, summary):
+        output.text(part)
+    for note in notes:
         output.note(note)
 
 
@@ -130,5 +141,5 @@ def _memory_map(output: Output, program: Mapping[str, Any]) -> Any:
         begin = p["offset"] * _BAR // arena
         length = max(1, -(-p["bytes"] * _BAR // arena))
         bar = " " * begin + "█" * min(length, _BAR - begin)
-        table.add_row(p["region"], str(p["offset"]), str(p["bytes"]), f"{p['first']}-{p['last']}", bar)
+        table.add_row(plain(p["region"]), str(p["offset"]), str(p["bytes"]), f"{p['first']}-{p['last']}", bar)
     return table

@@ -40,18 +40,16 @@ class Output:
         from rich import box
         from rich.table import Table
 
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table = Table(title=plain(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for i, column in enumerate(columns):
             table.add_column(column, justify="right" if i >= right else "left", overflow="fold")
         return table
 
     def note(self, line: str) -> None:
         """Something that the user must not miss, on stderr."""
-        from rich.markup import escape
-
         if not self.json:
             self._console(error=True).print(
-                f"[bold yellow]note:[/] {escape(line)}", highlight=False, soft_wrap=True
+                f"[bold yellow]note:[/] {plain(line)}", highlight=False, soft_wrap=True
             )
 
     @contextlib.contextmanager
@@ -101,6 +99,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
+
+
+def plain(text: object) -> str:
+    """Text of the user's or a model's: square brackets in it are not markup."""
+    from rich.markup import escape
+
+    return escape(str(text))
 
 
 def size(bytes_: int) -> str:

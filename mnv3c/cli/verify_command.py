@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnv3c.cli.output import Output, json_option, size
+from mnv3c.cli.output import Output, json_option, plain, size
 
 if TYPE_CHECKING:
     from mnv3c.verify import Report
@@ -52,16 +52,18 @@ def _tell(output: Output, report: Report) -> None:
             continue
         verdict = "[green]bit-equal[/]" if p.equal else "[bold red]FAILED[/]"
         stack = "" if p.stack_bytes is None else size(p.stack_bytes)
-        table.add_row(p.path, verdict, f"{p.where}, {p.compiler}", str(p.runs), stack, f"{p.seconds:.1f}")
+        table.add_row(
+            p.path, verdict, plain(f"{p.where}, {p.compiler}"), str(p.runs), stack, f"{p.seconds:.1f}"
+        )
     output.text(table)
     for p in report.paths:
         if p.problem:
-            output.text(f"[bold red]{p.path}:[/] {p.problem.replace('[', chr(92) + '[')}")
+            output.text(f"[bold red]{p.path}:[/] {plain(p.problem)}")
     for name in report.changed_files:
-        output.text(f"[bold red]files:[/] {name}")
+        output.text(f"[bold red]files:[/] {plain(name)}")
     for e in report.errors:
         output.text(
-            f"against the float network, {e.inputs} {e.source} inputs, output {e.output}:"
+            f"against the float network, {e.inputs} {e.source} inputs, output {plain(e.output)}:"
             f" cosine {e.cosine:.5f}, SQNR {e.sqnr_db:.1f} dB, top-1 agreement {e.top1_agreement:.1%}"
         )
     output.text("[bold green]ok[/]" if report.ok else "[bold red]failed[/]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.ir.graph import DTYPE_BYTES, Shape
 
 MANIFEST = "manifest.json"
+_MOST_BYTES = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def open_library(directory: Path | str) -> Library:
         raise Mnv3cError(f"cannot read: {error}", str(path)) from None
     try:
         manifest = json.loads(text)
-        return Library(
+        library = Library(
             directory=directory,
             name=str(manifest["name"]),
             inputs=tuple(_tensor(t) for t in manifest["inputs"]),
@@ -108,14 +110,32 @@ def open_library(directory: Path | str) -> Library:
             target=str(manifest.get("settings", {}).get("target", manifest.get("target", "arm64"))),
             manifest=manifest,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _check(library)
+        return library
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise Mnv3cError(f"damaged manifest: {type(error).__name__} {error}", str(path)) from None
+
+
+def _check(library: Library) -> None:
+    """What building and running rely on; raises ``ValueError``."""
+    for word in (library.name, *library.paths):
+        if not isinstance(word, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
+            raise ValueError(f"{word!r} is not an identifier")
+    if not library.inputs or not library.outputs or not library.paths:
+        raise ValueError("no inputs, outputs or paths")
+    if not 0 < library.arena_bytes <= _MOST_BYTES:
+        raise ValueError(f"an arena of {library.arena_bytes} bytes")
+    for entry in library.manifest.get("files", {}).values():
+        if not isinstance(entry["sha256"], str):
+            raise ValueError("a sha256 that is no text")
 
 
 def _tensor(entry: Mapping[str, Any]) -> TensorInfo:
     height, width, channels = (int(n) for n in entry["shape"])
     if entry["dtype"] not in DTYPE_BYTES:
         raise ValueError(f"unknown dtype {entry['dtype']!r}")
+    if min(height, width, channels) < 1 or height * width * channels > _MOST_BYTES:
+        raise ValueError(f"shape {entry['shape']}")
     return TensorInfo(
         name=str(entry["name"]),
         shape=(height, width, channels),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -163,6 +165,60 @@ def test_inspect_library(run: Run, library: Path) -> None:
     assert run("inspect", library, "--path", "neon")[0] == 2
 
 
+def test_damaged_manifests_never_end_in_a_traceback(run: Run, library: Path, tmp_path: Path) -> None:
+    """Values replaced or removed at random places: an answer, a failed check, or one line and exit 2."""
+    folder = copy(library, tmp_path / "damaged")
+    good = json.loads((folder / "manifest.json").read_text())
+    rng = random.Random(11)
+    strange = [
+        None,
+        -1,
+        0,
+        1e300,
+        2**70,
+        "",
+        "../x",
+        "a b",
+        "[/bold]",
+        [],
+        {},
+        [[]],
+        [1, 2],
+        True,
+        {"sha256": 3},
+    ]
+    outcomes = set()
+    for round_ in range(300):
+        manifest = damaged(good, rng, strange)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        command = (
+            ("verify", folder, "--runner", "host", "--count", 1) if round_ % 50 == 0 else ("inspect", folder)
+        )
+        code, out, err = run(*command)
+        outcomes.add(code)
+        assert code in (0, 1, 2)
+        if code == 2:
+            assert err.startswith("mnv3c: error: ") and err.count("\n") == 1 and out == ""
+    assert {0, 2} <= outcomes
+
+
+def damaged(manifest: Any, rng: random.Random, strange: list[Any]) -> Any:
+    """A copy with one value, at any depth, replaced or removed."""
+    result = json.loads(json.dumps(manifest))
+    place = result
+    while True:
+        key = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
+        inner = place[key]
+        if isinstance(inner, dict | list) and inner and rng.random() < 0.7:
+            place = inner
+            continue
+        if rng.random() < 0.3:
+            del place[key]
+        else:
+            place[key] = rng.choice(strange)
+        return result
+
+
 @pytest.mark.slow
 def test_compile_inspect_verify_a_zoo_network(run: Run, tmp_path: Path) -> None:
     model = ("mobilenet_v3_small_0.35_32", "--classes", 7)
@@ -203,6 +259,4 @@ def object_of(result: tuple[int, str, str]) -> Any:
 
 
 def copy(source: Path, target: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(source, target))

@@ -105,7 +105,11 @@ def lower_chain(context: Context, chain: Chain) -> Stage:
     assert e is not None
     ring = make_ring(label, geometry_of(middle.conv, x, y.shape[0], y.shape[1], _batch(chain, x.shape)), x)
     row = lower_depthwise(f"{label}_depthwise", middle.conv, e, y.shape[1])
-    kernels, constants, scratch = [*row.kernels], [row.constant, *ring.constants], [ring.region]
+    kernels, constants, scratch = (
+        [*ring.kernels, *row.kernels],
+        [row.constant, *ring.constants],
+        [ring.region],
+    )
     if chain.expand is None:
         produce = copy_rows(ring, context.pointer(middle.inputs[0]))
     else:

@@ -29,13 +29,15 @@ class Depthwise:
     calls: tuple[tuple[str, int, int], ...]
     stride: int
     channels: int
+    scale: int | None
 
     def code(self, out: str) -> str:
         """C that computes one row at ``out`` from the rows in ``window``."""
         lines, pixel = [], 0
+        scale = "" if self.scale is None else f", {self.scale}"
         for name, tiles, pixels in self.calls:
             first, at = pixel * self.stride * self.channels, pixel * self.channels
-            lines.append(f"{name}(window, {first}, {self.constant.name}, {out} + {at}, {tiles});")
+            lines.append(f"{name}(window, {first}, {self.constant.name}, {out} + {at}, {tiles}{scale});")
             pixel += tiles * pixels
         return "\n".join(lines)
 
@@ -85,7 +87,7 @@ def lower_depthwise(label: str, conv: q.QConv, e: Epilogue, width: int) -> Depth
         kernels.append(Kernel(name, source))
         calls.append((name, tiles, pixels))
     constant = Constant(f"taps_{label}", packed, "weight")
-    return Depthwise(tuple(kernels), constant, tuple(calls), conv.stride[1], channels)
+    return Depthwise(tuple(kernels), constant, tuple(calls), conv.stride[1], channels, e.scale)
 
 
 def _tap_lines(conv: q.QConv, starts: list[int], pixels: int, channels: int) -> list[str]:

@@ -23,8 +23,9 @@ class Epilogue:
         saturate: whether narrowing to 16 bits may saturate.
         offset: whether an int16 a channel is added before the clamp.
         low, high: clamp of an int8 result.
-        unit: h-swish's shift, hard sigmoid's offset.
-        residual_type, residual_multiplier, fraction, bias: of a residual add.
+        unit: h-swish's shift, hard sigmoid's offset; an argument of the kernel.
+        residual_type, fraction, bias: of a residual add.
+        residual_multiplier: of a residual add; an argument of the kernel.
         parameters: arrays ``[out]`` in the order in which the kernel reads them.
     """
 
@@ -51,6 +52,11 @@ class Epilogue:
         return sum(p.dtype.itemsize for p in self.parameters)
 
     @property
+    def scale(self) -> int | None:
+        """The number that the kernel takes as an argument: different ones share the code."""
+        return {"swish": self.unit, "sigmoid": self.unit, "residual": self.residual_multiplier}.get(self.kind)
+
+    @property
     def label(self) -> str:
         """Names the code: two epilogues of one label are the same code."""
         parts = [self.kind]
@@ -60,10 +66,8 @@ class Epilogue:
             parts.append("exact")
         if self.offset:
             parts.append("offset")
-        if self.kind in ("swish", "sigmoid"):
-            parts.append(f"u{self.unit}")
         if self.kind == "residual":
-            parts += [self.residual_type[3:-2], f"m{self.residual_multiplier}f{self.fraction}"]
+            parts += [self.residual_type[3:-2], f"f{self.fraction}"]
             parts += [f"b{self.bias}"] if self.bias else []
         if (self.low, self.high) != (-128, 127):
             parts.append(f"c{self.low}to{self.high}")
@@ -84,9 +88,10 @@ def epilogue_of(graph: Graph, node: q.FusedConv) -> Epilogue | None:
         parameters += [_each(act.multiplier, channels)]
         offset = bool(act.offset.any())
         parameters += [_each(act.offset, channels)] if offset else []
-        return Epilogue("swish", r.shift, saturate, offset, unit=act.shift, parameters=parameters)
+        # The range of h-swish's input fills 16 bits, so that proofs of the opposite are not worth code.
+        return Epilogue("swish", r.shift, True, offset, unit=act.shift, parameters=parameters)
     if isinstance(act, q.QHardSigmoid):
-        return Epilogue("sigmoid", r.shift, saturate, unit=act.offset, parameters=parameters)
+        return Epilogue("sigmoid", r.shift, True, unit=act.offset, parameters=parameters)
     if add is not None:
         operand = add.inputs.index(node.inputs[1])
         return Epilogue(

@@ -254,7 +254,7 @@ def _depthwise(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut |
         (node,),
         title,
         body,
-        row.kernels,
+        (*ring.kernels, *row.kernels),
         constants,
         (ring.region,),
         table,
@@ -281,7 +281,7 @@ def _gathered(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut | 
     )
     body = ring.body("", copy_rows(ring, context.pointer(node.inputs[0])), consume)
     title = f"convolution {kh}x{kw}, {shape_text(x)} to {shape_text(y)}"
-    kernels = (gather.kernel, *kernel.kernels)
+    kernels = (*ring.kernels, gather.kernel, *kernel.kernels)
     constants = (kernel.constant, *ring.constants)
     return finish(
         context,

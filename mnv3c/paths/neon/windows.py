@@ -92,6 +92,12 @@ class Ring:
     constants: tuple[Constant, ...]
     padding: str
 
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        g = self.geometry
+        names = (*(("pad_rows",) if g.left or g.right or g.blank else ()), "window_rows")
+        return tuple(Kernel(f"{n}_neon", render(f"kernels/neon/{n}.c.j2")) for n in names)
+
     def body(self, setup: str, produce: str, consume: str) -> str:
         """The stage's C: ``produce`` fills rows ``next`` to ``stop``, ``consume`` reads ``window``."""
         return render(

@@ -222,6 +222,24 @@ class Requantize(Node):
 
 
 @dataclass(frozen=True)
+class QMean(Node):
+    """int32 sums ``(1, 1, C)`` to int8 means at the summed tensor's own scale, halves to even.
+
+    ``out = min(max(half_even(x / count - zero_point) + zero_point, low), high)``. For runtimes that
+    average in float and round so: an even number of pixels makes exact halves often enough to matter.
+
+    Attributes:
+        count: how many values each sum is of.
+        zero_point: of the summed tensor and of the result.
+    """
+
+    count: int
+    zero_point: int
+    low: int = -128
+    high: int = 127
+
+
+@dataclass(frozen=True)
 class QMaxPool(Node):
     """Maximum over windows; padding never wins. The output keeps the input's quantisation."""
 

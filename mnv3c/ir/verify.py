@@ -119,6 +119,14 @@ def _table(graph: Graph, node: q.QLut) -> None:
     _same_shape(graph, node)
 
 
+def _mean(graph: Graph, node: q.QMean) -> None:
+    _require(1 <= node.count < 2**23, node.name, f"count {node.count}")
+    _require(-128 <= node.zero_point <= 127, node.name, "zero point outside int8")
+    _require(-128 <= node.low <= node.high <= 127, node.name, "clamp outside int8")
+    _require(graph.tensor(node.inputs[0]).dtype == "int32", node.name, "input must be int32")
+    _same_shape(graph, node)
+
+
 def _add32(graph: Graph, node: q.QAdd32) -> None:
     _all_int8(graph, node)
     _require(1 <= node.shift <= 30, node.name, f"shift {node.shift}")
@@ -202,6 +210,7 @@ _RULES: dict[type[Node], Callable[[Graph, Any], None]] = {
     q.QGate: _gated,
     q.ChannelSum: _pooled,
     q.Requantize: _requantized,
+    q.QMean: _mean,
     q.QMaxPool: _window,
     q.Quantize: _same_shape,
     q.FlipSign: _same_shape,

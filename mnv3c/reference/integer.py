@@ -146,6 +146,12 @@ def _requantize(_: Graph, node: q.Requantize, args: list[np.ndarray], dtype: str
     return requantize(args[0].astype(I64) + node.bias, node.requant, dtype)
 
 
+def _mean(_: Graph, node: q.QMean, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    whole, rest = np.divmod(args[0].astype(I64), node.count)
+    up = (2 * rest > node.count) | ((2 * rest == node.count) & ((whole - node.zero_point) % 2 == 1))
+    return np.clip(whole + up, node.low, node.high)
+
+
 def _max_pool(_: Graph, node: q.QMaxPool, args: list[np.ndarray], dtype: str) -> np.ndarray:
     low = np.asarray([-128], np.int8)
     return windows(args[0], node.kernel, node.stride, node.pad, (1, 1), low).max(axis=(2, 3))
@@ -179,6 +185,7 @@ _RULES: dict[type[Node], Callable[..., np.ndarray]] = {
     q.QGate: _gate,
     q.ChannelSum: _channel_sum,
     q.Requantize: _requantize,
+    q.QMean: _mean,
     q.QMaxPool: _max_pool,
     q.Quantize: _quantize,
     q.FlipSign: _flip_sign,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePath
 
 import numpy as np
@@ -318,7 +319,8 @@ class _Importer:
             x, y = self.exact(node, 0), self.exact(node, 1)
             if node.op == "Mul" and x.shape[:2] == (1, 1):
                 x, y = y, x
-            method = self.builder.add if node.op == "Add" else self.builder.multiply
+            # Runtimes add QDQ operands in float32: 22 bits are as near to that as 32-bit sums allow.
+            method = partial(self.builder.add, bits=22) if node.op == "Add" else self.builder.multiply
             self.reals[out] = Pending(
                 lambda affine, low, high, name: method(
                     x, y, affine=affine, low=low, high=high, place=node.place, name=name
@@ -344,7 +346,7 @@ class _Importer:
             raise Mnv3cError("is not over height and width", node.place)
         self.reals[node.outputs[0]] = Pending(
             lambda affine, low, high, name: self.builder.mean(
-                x, affine=affine, low=low, high=high, place=node.place, name=name
+                x, affine=affine, low=low, high=high, place=node.place, name=name, halves="even"
             )
         )
 

@@ -224,17 +224,26 @@ class Builder:
         return Value(out, out, shape, affine)
 
     def add(
-        self, a: Value, b: Value, *, affine: Affine, low: float, high: float, place: str, name: str
+        self,
+        a: Value,
+        b: Value,
+        *,
+        affine: Affine,
+        low: float,
+        high: float,
+        place: str,
+        name: str,
+        bits: int = 20,
     ) -> Value:
-        """Sum of two tensors of one shape."""
+        """Sum of two tensors of one shape; the larger multiplier is in ``[2**bits, 2 * 2**bits)``."""
         if a.shape != b.shape:
             raise Mnv3cError(f"cannot add shapes {a.shape} and {b.shape}", place)
-        ratios = [v.affine.scale / affine.scale for v in (a, b)]
-        # 21 bits of the larger ratio: an error of at most a 2000th of the output's unit.
-        shift = min(20 - math.frexp(max(ratios))[1] + 1, 30)
-        multipliers = [round(math.ldexp(r, shift)) for r in ratios]
-        if shift < 1:
+        # In float32, as runtimes compute it: the last bit of a multiplier moves a few results.
+        ratios = [float(np.float32(v.affine.scale) / np.float32(affine.scale)) for v in (a, b)]
+        shift = min(bits + 1 - math.frexp(max(ratios))[1], 30)
+        if shift < 1 or not math.isfinite(max(ratios)):
             raise Mnv3cError(f"scales of {ratios[0]:g} and {ratios[1]:g} times the sum's are out of range", place)
+        multipliers = [round(math.ldexp(r, shift)) for r in ratios]
         bias = -sum(m * v.affine.zero_point for m, v in zip(multipliers, (a, b), strict=True))
         limits = affine.clamp(low, high)
         out = self._tensor(self._free(name), a.shape, "int8", _quant(affine))
@@ -279,8 +288,25 @@ class Builder:
         )
         return Value(out, out, x.shape, affine)
 
-    def mean(self, value: Value, *, affine: Affine, low: float, high: float, place: str, name: str) -> Value:
-        """Mean over height and width."""
+    def mean(
+        self,
+        value: Value,
+        *,
+        affine: Affine,
+        low: float,
+        high: float,
+        place: str,
+        name: str,
+        halves: str = "up",
+        zero_apart: bool = False,
+    ) -> Value:
+        """Mean over height and width.
+
+        Args:
+            halves: ``up`` or ``even``: how an exact half rounds where the scale stays the same.
+            zero_apart: where the scale changes, move the input's zero point to the output's scale and
+                round it on its own, as TFLite's ``MEAN`` does.
+        """
         height, width, channels = value.shape
         count = height * width
         if count == 1:
@@ -290,27 +316,34 @@ class Builder:
             raise Mnv3cError("a pool over too many values", place)
         total = self._tensor(self._free(f"{name}_sum"), (1, 1, channels), "int32", None)
         self._nodes.append(q.ChannelSum(f"sum_{total}", (self.stored(value),), (total,)))
+        if value.affine == affine and halves == "even":
+            limits = affine.clamp(low, high)
+            out = self._tensor(self._free(name), (1, 1, channels), "int8", _quant(affine))
+            self._nodes.append(q.QMean(f"mean_{out}", (total,), (out,), count, affine.zero_point, *limits))
+            return Value(out, out, (1, 1, channels), affine)
         if value.affine == affine:
             # Sums of q + 128 are not negative: with a multiplier rounded up, halves of an exact mean
             # round up as they do in uint8, and never by accident down.
-            bias, multiplier, offset = 128 * count, -(-(1 << 31) // count), -128
+            bias, offset = 128 * count, -128
             requant = self._requant(np.array([1 / count] * channels), affine, low, high, place)
-            requant = dataclasses.replace(
-                requant,
-                multiplier=np.full(channels, multiplier, np.int32),
-                offset=np.array([offset], np.int16),
-            )
+            multiplier = np.full(channels, -(-(1 << 31) // count), np.int32)
+            requant = dataclasses.replace(requant, multiplier=multiplier, offset=np.array([offset], np.int16))
         else:
             bias = -value.affine.zero_point * count
             ratio = value.affine.scale / (affine.scale * count)
+            if zero_apart:
+                moved = value.affine.zero_point * value.affine.scale / affine.scale
+                bias, offset = 0, affine.zero_point - math.trunc(moved + math.copysign(0.5, moved))
             requant = self._requant(np.full(channels, ratio), affine, low, high, place)
+            if zero_apart:
+                if abs(offset) > 32000:
+                    raise Mnv3cError("the ratio of its scales is out of range", place)
+                requant = dataclasses.replace(requant, offset=np.array([offset], np.int16))
         if (count * 128 + abs(bias)) << requant.shift >= 1 << 31:
             raise Mnv3cError("the pool's sum overflows 32 bits: damaged scales", place)
         out = self._tensor(self._free(name), (1, 1, channels), "int8", _quant(affine))
         self._nodes.append(
-            q.Requantize(
-                f"mean_{out}", (total,), (out,), bias=np.full(channels, bias, np.int32), requant=requant
-            )
+            q.Requantize(f"mean_{out}", (total,), (out,), bias=np.full(channels, bias, np.int32), requant=requant)
         )
         return Value(out, out, (1, 1, channels), affine)
 

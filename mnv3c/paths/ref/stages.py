@@ -248,6 +248,11 @@ def _requantize(graph: Graph, node: q.Requantize, regions: Regions) -> Stage:
     )
 
 
+def _mean(graph: Graph, node: q.QMean, regions: Regions) -> Stage:
+    title = f"mean, {_shape(graph.tensor(node.output))}"
+    return _stage(graph, node, regions, "mean.c.j2", title=title)
+
+
 def _max_pool(graph: Graph, node: q.QMaxPool, regions: Regions) -> Stage:
     y = graph.tensor(node.output)
     title = f"max pool {node.kernel[0]}x{node.kernel[1]} to {_shape(y)}"
@@ -307,6 +312,7 @@ _RULES: dict[type[Node], Callable[..., Stage]] = {
     q.QGate: _gate,
     q.ChannelSum: _channel_sum,
     q.Requantize: _requantize,
+    q.QMean: _mean,
     q.QMaxPool: _max_pool,
     q.Quantize: _quantize,
     q.FlipSign: _flip_sign,

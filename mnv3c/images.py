@@ -48,12 +48,12 @@ class Normalization:
         Raises:
             Mnv3cError: a deviation that is not positive, lengths that differ, a value not finite.
         """
-        if one is None:
-            one = 1.0 if max(*map(abs, mean), *std) > 1.0 else 255.0
         if len({len(mean), len(std)} - {1}) > 1 or not mean or not std:
             raise Mnv3cError(f"{len(mean)} means and {len(std)} deviations", "normalization")
         if not np.isfinite([*mean, *std]).all() or min(std) <= 0:
             raise Mnv3cError("means must be finite and deviations positive", "normalization")
+        if one is None:
+            one = 1.0 if max(*map(abs, mean), *std) > 1.0 else 255.0
         count = max(len(mean), len(std))
         means, stds = (tuple(v) * (count if len(v) == 1 else 1) for v in (mean, std))
         return Normalization(

@@ -318,7 +318,7 @@ def _interface(model: onnx.ModelProto, rng: random.Random) -> None:
         model.graph.input.add(name=rng.choice(_names(model)))
     elif kind == 3:
         model.graph.output.add(name=rng.choice(_names(model)))
-    else:
+    elif model.graph.output:
         model.graph.output[0].name = rng.choice(_names(model))
 
 

@@ -154,10 +154,11 @@ class Node:
 
 @dataclass
 class Output:
-    """The canonical graph under construction."""
+    """The canonical graph under construction, with the shape of every node's output."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
+    shapes: dict[str, Shape] = field(default_factory=dict)
     counter: int = 0
 
     def fresh(self) -> str:
@@ -180,6 +181,7 @@ class Output:
             raise source.error(f"output of shape {list(dims)} is too large")
         name = self.fresh()
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=source.place, **attributes))
+        self.shapes[name] = dims
         return Value(name, dims)
 
     def model(self, name: str, shape: Shape, results: Sequence[Value], nodes: int | None = None) -> Any:

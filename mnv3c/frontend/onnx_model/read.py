@@ -75,7 +75,7 @@ def check_kind(model: onnx.ModelProto, place: str) -> None:
         if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
             raise Mnv3cError(
                 f"a quantised model (operator {node.op_type}) is not supported yet; give the float model",
-                describe(node),
+                f"{place}: {describe(node)}",
             )
 
 
@@ -87,10 +87,11 @@ def opset(model: onnx.ModelProto) -> int:
 def describe(node: onnx.NodeProto) -> str:
     """How messages name a node: its name, or its output where it has none."""
     label = node.name or (node.output[0] if node.output else "")
-    return f"node {_printable(label)!r} ({_printable(node.op_type)})"
+    return f"node {printable(label)!r} ({printable(node.op_type)})"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """A name from the file, fit for a message."""
     return "".join(c if c.isprintable() else "?" for c in text)[:80]
 
 
@@ -131,7 +132,7 @@ def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Every initialiser by name; all must be finite."""
     values: dict[str, np.ndarray] = {}
     for proto in model.graph.initializer:
-        place = f"initialiser {_printable(proto.name)!r}"
+        place = f"initialiser {printable(proto.name)!r}"
         if not proto.name or proto.name in values:
             raise Mnv3cError("without a name, or twice in the model", place)
         values[proto.name] = tensor(proto, place)
@@ -150,10 +151,10 @@ def model_input(
     """
     inputs = [i for i in model.graph.input if i.name not in constants]
     if len(inputs) != 1:
-        names = ", ".join(repr(_printable(i.name)) for i in inputs) or "none"
+        names = ", ".join(repr(printable(i.name)) for i in inputs) or "none"
         raise Mnv3cError(f"one input is supported, the model has {len(inputs)} ({names})", "model inputs")
     value = inputs[0]
-    place = f"input {_printable(value.name)!r}"
+    place = f"input {printable(value.name)!r}"
     if not value.name:
         raise Mnv3cError("the input has no name", "model inputs")
     kind = value.type.tensor_type
@@ -188,4 +189,4 @@ def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str:
     """The size, or the name of a dynamic dimension (Paddle writes -1)."""
     if dim.HasField("dim_value") and dim.dim_value >= 1:
         return int(dim.dim_value)
-    return _printable(dim.dim_param) or "unnamed"
+    return printable(dim.dim_param) or "unnamed"

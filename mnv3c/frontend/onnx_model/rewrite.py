@@ -15,7 +15,7 @@ import onnx
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.onnx_model import axes, elementwise, fold, windows
 from mnv3c.frontend.onnx_model.graph import Constant, Known, Node, Output, Shape, Value
-from mnv3c.frontend.onnx_model.read import describe, initializers, model_input, opset
+from mnv3c.frontend.onnx_model.read import describe, initializers, model_input, opset, printable
 
 Handler = Callable[[Node, Output], Known]
 
@@ -70,14 +70,12 @@ class Canonical:
         input_name, input_shape: of the one input, as in the file.
         results: the outputs.
         output: nodes and constants.
-        output_shapes: by canonical name, of every node's output.
     """
 
     input_name: str
     input_shape: Shape
     results: tuple[Value, ...]
     output: Output
-    output_shapes: dict[str, Shape]
 
     def model(self) -> onnx.ModelProto:
         """The whole model."""
@@ -86,7 +84,7 @@ class Canonical:
     def prefix(self, nodes: int) -> onnx.ModelProto:
         """A model of the first ``nodes`` nodes that gives the last one's output."""
         last = self.output.nodes[nodes - 1].output[0]
-        return self.output.model("input", self.input_shape, [Value(last, self.output_shapes[last])], nodes)
+        return self.output.model("input", self.input_shape, [Value(last, self.output.shapes[last])], nodes)
 
 
 def canonical(model: onnx.ModelProto, given: tuple[int, ...] | None) -> Canonical:
@@ -105,19 +103,15 @@ def canonical(model: onnx.ModelProto, given: tuple[int, ...] | None) -> Canonica
     known: dict[str, Known] = {n: Constant(a) for n, a in arrays.items()}
     known[name] = Value("input", shape)
     out = Output()
-    shapes: dict[str, Shape] = {}
     version = opset(model)
     for proto in model.graph.node:
         node = Node(proto, [_input(proto, known, i) for i in proto.input], version)
         if not proto.output or not proto.output[0] or len(set(proto.output)) != len(proto.output):
             raise node.error("has no output of its own")
         if proto.output[0] in known:
-            raise node.error(f"writes {proto.output[0]!r} a second time")
-        result = HANDLERS[node.op](node, out)
-        known[proto.output[0]] = result
-        if isinstance(result, Value):
-            shapes[result.name] = result.shape
-    return Canonical(name, shape, _results(model, known), out, shapes)
+            raise node.error(f"writes {printable(proto.output[0])!r} a second time")
+        known[proto.output[0]] = HANDLERS[node.op](node, out)
+    return Canonical(name, shape, _results(model, known), out)
 
 
 def _check_operators(model: onnx.ModelProto) -> None:
@@ -125,7 +119,7 @@ def _check_operators(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         plain = node.domain in ("", "ai.onnx")
         if not plain or node.op_type not in HANDLERS:
-            label = node.op_type if plain else f"{node.domain}.{node.op_type}"
+            label = printable(node.op_type if plain else f"{node.domain}.{node.op_type}")
             unsupported.setdefault(label, node)
     if unsupported:
         label, node = next(iter(unsupported.items()))
@@ -136,7 +130,7 @@ def _check_operators(model: onnx.ModelProto) -> None:
 
 def _input(proto: onnx.NodeProto, known: dict[str, Known], name: str) -> Known | None:
     if name and name not in known:
-        raise Mnv3cError(f"reads {name!r}, which nothing before it writes", describe(proto))
+        raise Mnv3cError(f"reads {printable(name)!r}, which nothing before it writes", describe(proto))
     return known[name] if name else None
 
 
@@ -146,7 +140,7 @@ def _results(model: onnx.ModelProto, known: dict[str, Known]) -> tuple[Value, ..
     results = []
     for value in model.graph.output:
         result = known.get(value.name)
-        place = f"output {value.name!r}"
+        place = f"output {printable(value.name)!r}"
         if result is None:
             raise Mnv3cError("no node writes it", place)
         if isinstance(result, Constant) or result.name == "input":

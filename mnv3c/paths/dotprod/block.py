@@ -14,7 +14,6 @@ from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, t
 from mnv3c.paths.dotprod.depthwise import depthwise_kernel, pack_depthwise
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import TILE, best_block, grid, quads
-from mnv3c.paths.dotprod.pointwise import pack_pointwise, pointwise_kernel
 from mnv3c.paths.dotprod.stages import is_vector, simple_result
 from mnv3c.paths.dotprod.windows import Block, compatible, plan_lookup, plan_window
 
@@ -113,7 +112,7 @@ def lower_depthwise(builder: Builder, node: q.FusedConv, expand: q.FusedConv | N
     group = 4
     if expand is not None:
         ee = plan_epilogue(expand)
-        pointwise = pointwise_kernel(quads(x.shape[2]), count, columns_in, "pixel", ee)
+        pointwise = builder.pointwise(quads(x.shape[2]), count, columns_in, "pixel", ee)
         group = -(-group // pointwise.quads) * pointwise.quads
         expand_label = identifier(expand.name)
         kernels.append(pointwise.kernel)
@@ -123,12 +122,12 @@ def lower_depthwise(builder: Builder, node: q.FusedConv, expand: q.FusedConv | N
             "quads": pointwise.quads,
             "depth": pointwise.depth,
             "steps": pointwise.steps,
-            "quad_bytes": quads(x.shape[2]) * TILE,
+            "quad_bytes": pointwise.quad_bytes,
             "words": ee.words,
         }
         expand_arrays = {
             "weights": (
-                pack_pointwise(expand.conv.weight.reshape(inner.shape[2], -1), pointwise.quads),
+                pointwise.pack(expand.conv.weight.reshape(inner.shape[2], -1)),
                 "weight",
             ),
             "params": (quad_records(expand, ee), "multiplier"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,12 +12,29 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.paths.common.regions import external, region_names
 from mnv3c.paths.dotprod.layout import tiled_bytes
+from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 from mnv3c.paths.dotprod.windows import Block
 from mnv3c.paths.ref.stages import lower_node
 
 # Dense, or tiled with blocks of that shape.
 Form = Block | None
 DENSE: Form = None
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What differs between paths that share this layout.
+
+    Attributes:
+        path: its name.
+        gcc_target, clang_target: the instruction set, for the compilers' pragmas.
+        pointwise: makes the kernel of a 1x1 convolution; see ``pointwise.pointwise_kernel``.
+    """
+
+    path: str
+    gcc_target: str
+    clang_target: str
+    pointwise: Callable[..., PointwiseKernel]
 
 
 def template_kernel(name: str) -> Kernel:
@@ -31,9 +49,10 @@ def shape_text(tensor: Tensor) -> str:
 class Builder:
     """The program under construction."""
 
-    def __init__(self, graph: Graph, path: str) -> None:
+    def __init__(self, graph: Graph, instructions: Instructions) -> None:
         self.graph = graph
-        self.path = path
+        self.instructions = instructions
+        self.pointwise = instructions.pointwise
         self._names = region_names(graph)
         self._regions: dict[str, Region] = {}
         self._forms: dict[tuple[str, Form], str] = {}
@@ -130,7 +149,7 @@ class Builder:
         for tensor in self.graph.outputs:
             self.need(tensor, DENSE)
         return Program(
-            path=self.path,
+            path=self.instructions.path,
             stages=tuple(self._stages),
             regions=tuple(self._regions.values()),
             notes=tuple(self._notes),

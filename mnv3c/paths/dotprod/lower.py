@@ -7,14 +7,14 @@ from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph
 from mnv3c.paths.dotprod.block import as_fused, can_depthwise, can_expand, lower_depthwise
-from mnv3c.paths.dotprod.builder import Builder
+from mnv3c.paths.dotprod.builder import Builder, Instructions
 from mnv3c.paths.dotprod.stages import lower_dense, lower_gate, lower_pointwise, lower_vector
 from mnv3c.paths.dotprod.stem import can_stem, lower_stem
 
 
-def lower_graph(graph: Graph, options: Options) -> Program:
+def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> Program:
     """Stages in the order of the nodes; an expansion waits for the depthwise convolution that reads it."""
-    builder = Builder(graph, "dotprod")
+    builder = Builder(graph, instructions)
     waiting: dict[str, q.FusedConv] = {}
     flips: dict[str, q.FlipSign] = {}
     for node in graph.nodes:
@@ -31,8 +31,8 @@ def lower_graph(graph: Graph, options: Options) -> Program:
             builder.fall_back(node)
     return builder.program(
         includes=("arm_neon.h", "stddef.h"),
-        gcc_target="arch=armv8.2-a+dotprod",
-        clang_target="arch=armv8.2-a+dotprod,tune=cortex-a76",
+        gcc_target=instructions.gcc_target,
+        clang_target=instructions.clang_target,
         prologue=render("kernels/dotprod/prologue.c.j2"),
     )
 

@@ -25,6 +25,7 @@ class PointwiseKernel:
         unroll: input channel quads a turn of the innermost loop.
         depth: turns of it.
         steps: main block groups in each row.
+        quad_bytes: packed weights of an output channel quad.
     """
 
     kernel: Kernel
@@ -32,6 +33,11 @@ class PointwiseKernel:
     unroll: int
     depth: int
     steps: int
+    quad_bytes: int
+
+    def pack(self, weight: np.ndarray) -> np.ndarray:
+        """int8 ``[out, in]`` as the kernel reads it."""
+        return pack_pointwise(weight, self.quads)
 
 
 def pointwise_kernel(
@@ -54,6 +60,7 @@ def pointwise_kernel(
     name = f"{verb}_{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}{turns}_{e.label}_dotprod"
     source = render(
         "kernels/dotprod/pointwise.c.j2",
+        tile=None,
         name=name,
         epilogue=e,
         lanes=lanes,
@@ -63,10 +70,12 @@ def pointwise_kernel(
         quads=quads,
         unroll=unroll,
         depth=in_quads // unroll,
+        turn_bytes=16 * unroll * quads,
+        rest_bytes=0,
         edge_pixels=edge_pixels,
         edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
     )
-    return PointwiseKernel(Kernel(name, source), quads, unroll, in_quads // unroll, steps)
+    return PointwiseKernel(Kernel(name, source), quads, unroll, in_quads // unroll, steps, 16 * in_quads)
 
 
 def _unroll(in_quads: int) -> int:

@@ -13,7 +13,7 @@ from mnv3c.ir.graph import Tensor
 from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import ROW, TILE, best_block, grid, quads, tiled_bytes
-from mnv3c.paths.dotprod.pointwise import call, pack_pointwise, pointwise_kernel
+from mnv3c.paths.dotprod.pointwise import call
 from mnv3c.paths.dotprod.vector import vector_kernel
 
 
@@ -105,7 +105,7 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     label = identifier(node.name)
     e = plan_epilogue(node)
     rows, columns = grid(x.shape, block)
-    kernel = pointwise_kernel(quads(x.shape[2]), quads(y.shape[2]), rows * columns, "channel", e)
+    kernel = builder.pointwise(quads(x.shape[2]), quads(y.shape[2]), rows * columns, "channel", e)
     source = builder.need(x.name, block)
     reads = [source]
     fields: dict[str, object] = {
@@ -133,7 +133,7 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
         "steps": kernel.steps,
     }
     arrays = {
-        "weights": (pack_pointwise(conv_matrix(node), kernel.quads), "weight"),
+        "weights": (kernel.pack(conv_matrix(node)), "weight"),
         "params": (quad_records(node, e), "multiplier"),
         "common": (layer_record(node), "table"),
     }
@@ -167,7 +167,7 @@ def _lower_pooled(builder: Builder, node: q.FusedConv) -> bool:
     edge_pixels = x.shape[1] % 4 if block == ROW else 0
     if not edge_pixels:
         rows, columns = 1, rows * columns
-    kernel = pointwise_kernel(quads(x.shape[2]), quads(y.shape[2]), columns, "pixel", e, edge_pixels)
+    kernel = builder.pointwise(quads(x.shape[2]), quads(y.shape[2]), columns, "pixel", e, edge_pixels)
     source = builder.need(x.name, block)
     target = builder.provide(node.outputs[1], DENSE)
     fields: dict[str, object] = {
@@ -184,7 +184,7 @@ def _lower_pooled(builder: Builder, node: q.FusedConv) -> bool:
         "steps": kernel.steps,
     }
     arrays = {
-        "weights": (pack_pointwise(conv_matrix(node), kernel.quads), "weight"),
+        "weights": (kernel.pack(conv_matrix(node)), "weight"),
         "params": (quad_records(node, e), "multiplier"),
         "common": (layer_record(node), "table"),
     }
@@ -219,12 +219,12 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
     e = plan_epilogue(node)
     rows, columns = grid(y.shape, ROW)
     depth = conv.kernel[0] * conv.kernel[1] * x.shape[2]
-    kernel = pointwise_kernel(quads(depth), quads(y.shape[2]), columns, "channel", e)
+    kernel = builder.pointwise(quads(depth), quads(y.shape[2]), columns, "channel", e)
     source = builder.need(x.name, DENSE)
     target = builder.provide(y.name, ROW)
     zero_point = np.broadcast_to(np.asarray(x.quant.zero_point if x.quant else (0,), np.int8), x.shape[2:])
     arrays = {
-        "weights": (pack_pointwise(conv_matrix(node), kernel.quads), "weight"),
+        "weights": (kernel.pack(conv_matrix(node)), "weight"),
         "params": (quad_records(node, e), "multiplier"),
         "common": (layer_record(node), "table"),
         "padding": (zero_point.copy(), "table"),

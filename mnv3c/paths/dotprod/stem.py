@@ -11,7 +11,7 @@ from mnv3c.ir.graph import Tensor
 from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import ROW, TILE, grid, quads
-from mnv3c.paths.dotprod.pointwise import call, pack_pointwise, pointwise_kernel
+from mnv3c.paths.dotprod.pointwise import call
 from mnv3c.paths.dotprod.stages import simple_result
 
 _MOST_QUADS = 16
@@ -76,7 +76,7 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
     rows, columns = grid(y.shape, ROW)
     kh, kw = conv.kernel
     depth = kh * kw * x.shape[2]
-    multiply = pointwise_kernel(quads(depth), quads(y.shape[2]), columns, "channel", e)
+    multiply = builder.pointwise(quads(depth), quads(y.shape[2]), columns, "channel", e)
     image: Tensor = graph.tensor(flip.inputs[0]) if flip else x
     source = builder.need(image.name, DENSE)
     target = builder.provide(y.name, ROW)
@@ -124,7 +124,7 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
         ),
     )
     arrays = {
-        "weights": (pack_pointwise(conv.weight.reshape(y.shape[2], -1), multiply.quads), "weight"),
+        "weights": (multiply.pack(conv.weight.reshape(y.shape[2], -1)), "weight"),
         "params": (quad_records(node, e), "multiplier"),
         "common": (layer_record(node), "table"),
         "padding": (zero_point.copy(), "table"),

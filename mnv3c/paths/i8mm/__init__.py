@@ -1,0 +1,26 @@
+"""The ``i8mm`` path: ARMv8.6 with 8-bit matrix products (SMMLA) besides dot products.
+
+Layout and stages are those of the ``dotprod`` path; 1x1 convolutions, the head and the first convolution
+multiply matrices, depthwise convolutions and vectors keep SDOT: SMMLA does no more for them.
+"""
+
+from __future__ import annotations
+
+from mnv3c.codegen.program import Options, Program
+from mnv3c.ir.graph import Graph
+from mnv3c.paths.dotprod.builder import Instructions
+from mnv3c.paths.dotprod.lower import lower_graph
+from mnv3c.paths.i8mm.pointwise import matrix_kernel
+
+name = "i8mm"
+_INSTRUCTIONS = Instructions(
+    name,
+    "arch=armv8.2-a+dotprod+i8mm",
+    "arch=armv8.2-a+dotprod+i8mm,tune=cortex-a76",
+    matrix_kernel,
+)
+
+
+def lower(graph: Graph, options: Options) -> Program:
+    """Lower a fused integer graph; any operator without a kernel here falls back to portable C."""
+    return lower_graph(graph, options, _INSTRUCTIONS)

@@ -1,0 +1,76 @@
+"""1x1 convolutions by SMMLA: 2 channels by 2 pixels over 8 input channels an instruction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnv3c.codegen.program import Kernel
+from mnv3c.codegen.render import render
+from mnv3c.paths.dotprod.epilogue import Epilogue
+from mnv3c.paths.dotprod.pointwise import PointwiseKernel
+
+# Up to this many groups of 8 input channels the innermost loop is unrolled as a whole.
+_STRAIGHT = 6
+_UNROLL = (6, 5, 4)
+
+
+@dataclass(frozen=True)
+class MatrixKernel(PointwiseKernel):
+    """A kernel whose weights are packed for SMMLA.
+
+    Attributes:
+        lanes: of the result, as for ``pointwise_kernel``.
+    """
+
+    lanes: str
+
+    def pack(self, weight: np.ndarray) -> np.ndarray:
+        """int8 ``[out, in]`` to ``[groups][in / 8][quads][2 pairs][2 outputs][8 inputs]``, zero padded."""
+        out, depth = weight.shape
+        quads, octets = -(-out // 4), -(-depth // 8)
+        padded = np.zeros((quads * 4, octets * 8), np.int8)
+        padded[:out, :depth] = weight
+        split = padded.reshape(quads // self.quads, self.quads, 4, octets, 8)
+        if self.lanes == "channel":
+            split = split[:, :, [0, 2, 1, 3]]
+        return np.ascontiguousarray(split.transpose(0, 3, 1, 2, 4))
+
+
+def matrix_kernel(
+    in_quads: int, out_quads: int, columns: int, lanes: str, e: Epilogue, edge_pixels: int = 0
+) -> MatrixKernel:
+    """Like ``dotprod.pointwise.pointwise_kernel``, which see for the arguments."""
+    quads = next(n for n in (3, 2, 1) if out_quads % n == 0)
+    octets, half = divmod(in_quads, 2)
+    unroll = octets if octets <= _STRAIGHT else min(_UNROLL, key=lambda u: (octets % u, -u))
+    depth = octets // unroll if unroll else 1
+    rest = octets - depth * unroll
+    blocks = min({3: 2, 2: 3, 1: 4}[quads], columns)
+    steps, tail = divmod(columns, blocks)
+    if edge_pixels and tail == 0:
+        steps, tail = steps - 1, blocks
+    verb = "expand" if lanes == "pixel" else "project"
+    inner = f"k{unroll}{'' if depth > 1 else 'once'}{f'r{rest}' if rest else ''}{'half' if half else ''}"
+    name = f"{verb}_{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_{inner}_{e.label}_i8mm"
+    source = render(
+        "kernels/dotprod/pointwise.c.j2",
+        tile="kernels/i8mm/tile.j2",
+        name=name,
+        epilogue=e,
+        lanes=lanes,
+        blocks=blocks,
+        tail=tail,
+        has_main=steps > 0,
+        quads=quads,
+        unroll=unroll,
+        depth=depth,
+        rest=rest,
+        half=half,
+        turn_bytes=32 * unroll * quads,
+        rest_bytes=32 * (rest + half) * quads,
+        edge_pixels=edge_pixels,
+        edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
+    )
+    return MatrixKernel(Kernel(name, source), quads, unroll, depth, steps, 32 * (octets + half), lanes)

@@ -78,5 +78,7 @@ def axes(node: NodeInfo, model: Model) -> list[int]:
 def _pair(node: NodeInfo, name: str) -> tuple[int, int]:
     values = tuple(int(v) for v in node.attribute(name, (1, 1)))
     if len(values) != 2:
-        raise Mnv3cError(f"has {name} {list(values)[:8]}; two-dimensional convolutions are supported", node.place)
+        raise Mnv3cError(
+            f"has {name} {list(values)[:8]}; two-dimensional convolutions are supported", node.place
+        )
     return values[0], values[1]

@@ -106,7 +106,14 @@ class _Importer:
             hint = "; the QLinear form is not supported, QDQ is" if node.op.startswith("QLinear") else ""
             raise Mnv3cError(f"is not supported{hint}; supported are {known}", node.place)
         if node.inputs and node.inputs[0] in self.after_softmax:
-            if node.op not in ("QuantizeLinear", "DequantizeLinear", "Identity", "Reshape", "Squeeze", "Flatten"):
+            if node.op not in (
+                "QuantizeLinear",
+                "DequantizeLinear",
+                "Identity",
+                "Reshape",
+                "Squeeze",
+                "Flatten",
+            ):
                 raise Mnv3cError("follows a softmax; a softmax is supported at the end alone", node.place)
             self.after_softmax.add(node.outputs[0])
         if any(o in self.stored or o in self.reals for o in node.outputs):
@@ -145,7 +152,9 @@ class _Importer:
         real = self.real(node, i)
         if isinstance(real, Function) and real.exact:
             return real.value
-        raise Mnv3cError(f"reads {node.inputs[i]}, which is not quantised (a DequantizeLinear is missing)", node.place)
+        raise Mnv3cError(
+            f"reads {node.inputs[i]}, which is not quantised (a DequantizeLinear is missing)", node.place
+        )
 
     # ---- Q and DQ ----
 
@@ -224,13 +233,17 @@ class _Importer:
     def constant(self, node: NodeInfo, array: np.ndarray) -> Constant:
         scale, zero_point = self.scale_of(node)
         if array.dtype not in (np.uint8, np.int8, np.int32):
-            raise Mnv3cError(f"has a constant of {array.dtype}; int8, uint8 and int32 are supported", node.place)
+            raise Mnv3cError(
+                f"has a constant of {array.dtype}; int8, uint8 and int32 are supported", node.place
+            )
         axis = int(node.attribute("axis", 1))
         shape = [1] * array.ndim
         if scale.size > 1:
             axis %= max(array.ndim, 1)
             if array.ndim == 0 or array.shape[axis] != scale.size:
-                raise Mnv3cError(f"has {scale.size} scales for axis {axis} of {list(array.shape)}", node.place)
+                raise Mnv3cError(
+                    f"has {scale.size} scales for axis {axis} of {list(array.shape)}", node.place
+                )
             shape[axis] = scale.size
         integers = array.astype(np.int64) - zero_point.astype(np.int64).reshape(shape)
         return Constant(integers.astype(np.float32) * scale.reshape(shape), integers, scale, axis)
@@ -252,13 +265,18 @@ class _Importer:
         if node.op == "Conv":
             if integers.ndim != 4:
                 raise Mnv3cError(f"has weights of shape {list(integers.shape)}", node.place)
-            window, groups = convolution_window(node, x.shape, integers.shape[2:]), int(node.attribute("group", 1))
+            window, groups = (
+                convolution_window(node, x.shape, integers.shape[2:]),
+                int(node.attribute("group", 1)),
+            )
             integers = integers.transpose(0, 2, 3, 1)
         else:
             if integers.ndim != 2 or x.shape[:2] != (1, 1):
                 raise Mnv3cError(f"multiplies {x.shape} by {list(integers.shape)}", node.place)
             if node.op == "Gemm" and (
-                node.attribute("transA", 0) or node.attribute("alpha", 1.0) != 1 or node.attribute("beta", 1.0) != 1
+                node.attribute("transA", 0)
+                or node.attribute("alpha", 1.0) != 1
+                or node.attribute("beta", 1.0) != 1
             ):
                 raise Mnv3cError("has transA, alpha or beta, which are not supported", node.place)
             transposed = node.op == "Gemm" and node.attribute("transB", 0)
@@ -291,7 +309,11 @@ class _Importer:
         bias = self.real(node, 2)
         if not isinstance(bias, Constant) or bias.reals.shape != (channels,):
             raise Mnv3cError(f"has a bias that is not a constant [{channels}]", node.place)
-        if bias.integers is not None and bias.scale is not None and np.allclose(bias.scale, unit, rtol=1e-3, atol=0):
+        if (
+            bias.integers is not None
+            and bias.scale is not None
+            and np.allclose(bias.scale, unit, rtol=1e-3, atol=0)
+        ):
             return bias.integers
         return np.rint(bias.reals.astype(np.float64) / unit).astype(np.int64)
 
@@ -338,7 +360,14 @@ class _Importer:
             window = convolution_window(node, x.shape, kernel)
             self.reals[node.outputs[0]] = Pending(
                 lambda affine, low, high, name: self.builder.average(
-                    x, (kernel[0], kernel[1]), window, affine=affine, low=low, high=high, place=node.place, name=name
+                    x,
+                    (kernel[0], kernel[1]),
+                    window,
+                    affine=affine,
+                    low=low,
+                    high=high,
+                    place=node.place,
+                    name=name,
                 )
             )
             return
@@ -364,7 +393,9 @@ class _Importer:
             raise Mnv3cError("is supported over a dequantised vector alone", node.place)
         self.reals[node.outputs[0]] = real
         self.after_softmax.add(node.outputs[0])
-        self.builder.notes.append("the softmax at the end is left out: the output is logits, in the same order")
+        self.builder.notes.append(
+            "the softmax at the end is left out: the output is logits, in the same order"
+        )
 
 
 def _quantize_float32(reals: np.ndarray, affine: Affine) -> np.ndarray:
@@ -390,7 +421,9 @@ def _activate(node: NodeInfo, model: Model, x: np.ndarray) -> np.ndarray:
 
 def _scalar(node: NodeInfo, constant: Constant) -> np.ndarray:
     if constant.reals.size < 1 or (constant.reals != constant.reals.flat[0]).any():
-        raise Mnv3cError(f"has a constant of {constant.reals.size} different values; one is supported", node.place)
+        raise Mnv3cError(
+            f"has a constant of {constant.reals.size} different values; one is supported", node.place
+        )
     return np.float32(constant.reals.flat[0])
 
 

@@ -132,6 +132,10 @@ class Builder:
     def output(self, value: Value, dtype: str, name: str) -> None:
         """Make ``value`` a graph output, as ``uint8``, ``int8`` or ``float32``."""
         stored = self.stored(value)
+        if dtype == "int8" and stored in self._inputs:
+            copy = self._tensor(self._free(name), value.shape, "int8", _quant(value.affine))
+            self._nodes.append(q.QLut(f"lut_{copy}", (stored,), (copy,), IDENTITY))
+            stored = copy
         if dtype == "uint8":
             raw = Quant((value.affine.scale,), (value.affine.zero_point + 128,))
             out = self._tensor(self._free(name), value.shape, "uint8", raw)
@@ -142,8 +146,8 @@ class Builder:
             self._nodes.append(q.Dequantize(f"dequantize_{out}", (stored,), (out,), scale, zero))
         else:
             out = stored
-        if out in self._outputs or out in self._inputs:
-            raise Mnv3cError("is an output twice, or an input and an output", name)
+        if out in self._outputs:
+            raise Mnv3cError("is an output twice", name)
         self._outputs.append(out)
 
     # ---- operators ----
@@ -240,11 +244,15 @@ class Builder:
             raise Mnv3cError(f"cannot add shapes {a.shape} and {b.shape}", place)
         # In float32, as runtimes compute it: the last bit of a multiplier moves a few results.
         ratios = [float(np.float32(v.affine.scale) / np.float32(affine.scale)) for v in (a, b)]
-        shift = min(bits + 1 - math.frexp(max(ratios))[1], 30)
-        if shift < 1 or not math.isfinite(max(ratios)):
-            raise Mnv3cError(f"scales of {ratios[0]:g} and {ratios[1]:g} times the sum's are out of range", place)
-        multipliers = [round(math.ldexp(r, shift)) for r in ratios]
-        bias = -sum(m * v.affine.zero_point for m, v in zip(multipliers, (a, b), strict=True))
+        if not math.isfinite(max(ratios)):
+            raise Mnv3cError("the ratio of its scales is out of range", place)
+        for shift in range(min(bits + 1 - math.frexp(max(ratios))[1], 30), 0, -1):
+            multipliers = [round(math.ldexp(r, shift)) for r in ratios]
+            bias = -sum(m * v.affine.zero_point for m, v in zip(multipliers, (a, b), strict=True))
+            if 128 * sum(multipliers) + abs(bias) + (1 << shift) < 1 << 31:
+                break
+        else:
+            raise Mnv3cError("the ratio of its scales is out of range", place)
         limits = affine.clamp(low, high)
         out = self._tensor(self._free(name), a.shape, "int8", _quant(affine))
         self._nodes.append(
@@ -268,7 +276,9 @@ class Builder:
         """Product of ``x`` and ``y``, which is of the same shape or one value a channel (the SE gate)."""
         if y.shape not in (x.shape, (1, 1, x.shape[2])):
             raise Mnv3cError(f"cannot multiply shapes {x.shape} and {y.shape}", place)
-        requant = self._requant(np.array([x.affine.scale * y.affine.scale / affine.scale]), affine, low, high, place)
+        requant = self._requant(
+            np.array([x.affine.scale * y.affine.scale / affine.scale]), affine, low, high, place
+        )
         if requant.shift > 14:
             raise Mnv3cError("the ratio of its scales is out of range", place)
         stored = self.stored(x), self.stored(y)
@@ -343,7 +353,9 @@ class Builder:
             raise Mnv3cError("the pool's sum overflows 32 bits: damaged scales", place)
         out = self._tensor(self._free(name), (1, 1, channels), "int8", _quant(affine))
         self._nodes.append(
-            q.Requantize(f"mean_{out}", (total,), (out,), bias=np.full(channels, bias, np.int32), requant=requant)
+            q.Requantize(
+                f"mean_{out}", (total,), (out,), bias=np.full(channels, bias, np.int32), requant=requant
+            )
         )
         return Value(out, out, (1, 1, channels), affine)
 

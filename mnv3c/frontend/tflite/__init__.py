@@ -24,11 +24,7 @@ def is_quantized(path: Path | str) -> bool:
 
 def has_integer_products(model: Model) -> bool:
     operands = [
-        model.tensors[i]
-        for op in model.operators
-        if op.name in _PRODUCTS
-        for i in op.inputs[:2]
-        if i >= 0
+        model.tensors[i] for op in model.operators if op.name in _PRODUCTS for i in op.inputs[:2] if i >= 0
     ]
     if not operands:
         raise Mnv3cError("has no convolution", model.path)

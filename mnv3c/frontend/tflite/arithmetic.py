@@ -56,7 +56,9 @@ def _finish(values: np.ndarray, out: Affine, limits: tuple[int, int]) -> np.ndar
     return np.clip(values + out.zero_point, *limits).astype(np.int8)
 
 
-def add_constant(x: Affine, y: Affine, constant: int, sign: int, out: Affine, limits: tuple[int, int]) -> np.ndarray:
+def add_constant(
+    x: Affine, y: Affine, constant: int, sign: int, out: Affine, limits: tuple[int, int]
+) -> np.ndarray:
     """``x + sign * y`` for a constant ``y``: both brought to half the larger scale, with 20 more bits."""
     twice = 2.0 * max(x.scale, y.scale)
     a = multiply((EVERY - x.zero_point) << 20, quantize_multiplier(x.scale / twice))
@@ -64,7 +66,9 @@ def add_constant(x: Affine, y: Affine, constant: int, sign: int, out: Affine, li
     return _finish(multiply(a + sign * b, quantize_multiplier(twice / ((1 << 20) * out.scale))), out, limits)
 
 
-def multiply_constant(x: Affine, y: Affine, constant: int, out: Affine, limits: tuple[int, int]) -> np.ndarray:
+def multiply_constant(
+    x: Affine, y: Affine, constant: int, out: Affine, limits: tuple[int, int]
+) -> np.ndarray:
     """``x * y`` for a constant ``y``."""
     product = (EVERY - x.zero_point) * (constant - y.zero_point)
     return _finish(multiply(product, quantize_multiplier(x.scale * y.scale / out.scale)), out, limits)

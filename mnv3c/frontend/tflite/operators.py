@@ -171,7 +171,9 @@ def _options(op: OperatorInfo, place: str) -> Mapping[str, int]:
 def _clamp(options: Mapping[str, int], place: str) -> tuple[float, float]:
     kind = options["FusedActivationFunction"]
     if kind not in _CLAMP:
-        raise Mnv3cError(f"has fused activation {kind}; none, RELU, RELU_N1_TO_1 and RELU6 are supported", place)
+        raise Mnv3cError(
+            f"has fused activation {kind}; none, RELU, RELU_N1_TO_1 and RELU6 are supported", place
+        )
     return _CLAMP[kind]
 
 
@@ -237,7 +239,8 @@ def _convolution(model: Model, op: OperatorInfo, place: str) -> Operator:
             groups, axis, out = shape[2], 3, data.shape[3]
             if data.shape[0] != 1 or out != groups:
                 raise Mnv3cError(
-                    f"weights {list(weight.shape)} on {groups} channels: a depth multiplier is not supported", place
+                    f"weights {list(weight.shape)} on {groups} channels: a depth multiplier is not supported",
+                    place,
                 )
         else:
             axis, out = 0, data.shape[0]
@@ -300,7 +303,9 @@ def _alias(model: Model, op: OperatorInfo, place: str) -> Operator:
     x, output = _base(model, op)
     before, after = shape_of(x, model.path), shape_of(output, model.path)
     if before != after:
-        raise Mnv3cError(f"from {list(x.shape)} to {list(output.shape)} moves values, which is not supported", place)
+        raise Mnv3cError(
+            f"from {list(x.shape)} to {list(output.shape)} moves values, which is not supported", place
+        )
     return Alias(place, x, output)
 
 

@@ -128,7 +128,9 @@ class _Importer:
         """A constant's one value, as int8."""
         assert t.data is not None
         if t.data.size < 1 or (t.data != t.data.flat[0]).any():
-            raise Mnv3cError(f"has a constant {t.name} of {t.data.size} different values; one is supported", place)
+            raise Mnv3cError(
+                f"has a constant {t.name} of {t.data.size} different values; one is supported", place
+            )
         return int(t.data.flat[0]) - (128 if t.dtype == "uint8" else 0)
 
     # ---- operators ----
@@ -202,9 +204,7 @@ class _Importer:
         if x.tensor == y.tensor and x.shape == y.shape:
             limits = out.clamp(op.low, op.high)
             table = arithmetic.multiply_tables(x.table, x.affine, y.table, y.affine, out, limits)
-            return self.builder.table(
-                Value(x.name, x.tensor, x.shape, x.affine), table, out, op.output.name
-            )
+            return self.builder.table(Value(x.name, x.tensor, x.shape, x.affine), table, out, op.output.name)
         return self.builder.multiply(
             x, y, affine=out, low=op.low, high=op.high, place=op.place, name=op.output.name
         )
@@ -249,7 +249,9 @@ class _Importer:
             out = self.affine(op.output)
             if any(t.index in self.values for t in (op.x,)):
                 raise Mnv3cError(f"quantises {op.x.name} a second time", op.place)
-            self.values[op.output.index] = self.builder.input(op.x.name, shape, "float32", out, op.output.name)
+            self.values[op.output.index] = self.builder.input(
+                op.x.name, shape, "float32", out, op.output.name
+            )
             self.values[op.x.index] = self.values[op.output.index]
             self.floats.add(op.x.index)
         elif op.x.index in self.after_softmax:
@@ -266,7 +268,9 @@ class _Importer:
         self.after_softmax.add(op.output.index)
         if op.output.dtype == "float32":
             self.floats.add(op.output.index)
-        self.builder.notes.append("the softmax at the end is left out: the output is logits, in the same order")
+        self.builder.notes.append(
+            "the softmax at the end is left out: the output is logits, in the same order"
+        )
 
     def pass_on(self, op: ops.Operator, x: Value) -> None:
         self.values[op.output.index] = x

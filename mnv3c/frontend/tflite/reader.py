@@ -24,7 +24,9 @@ _MAX_FILE = 1 << 31
 _MAX_RANK = 6
 
 _TYPES = {
-    getattr(tflite.TensorType, name): name.lower() for name in dir(tflite.TensorType) if not name.startswith("_")
+    getattr(tflite.TensorType, name): name.lower()
+    for name in dir(tflite.TensorType)
+    if not name.startswith("_")
 }
 _ITEM = {"float32": 4, "int32": 4, "uint8": 1, "int64": 8, "int16": 2, "int8": 1, "bool": 1, "float16": 2}
 
@@ -143,7 +145,15 @@ def parse(data: bytes, place: str) -> Model:
         raise Mnv3cError("is larger than 2 GiB", place)
     try:
         return _model(data, place)
-    except (struct.error, IndexError, ValueError, TypeError, OverflowError, MemoryError, AttributeError) as error:
+    except (
+        struct.error,
+        IndexError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        AttributeError,
+    ) as error:
         raise Mnv3cError(f"is a damaged TFLite file: {error}", place) from None
 
 
@@ -187,8 +197,8 @@ def _model(data: bytes, place: str) -> Model:
 
 
 def _code(code: Any) -> tuple[str, int]:
-    """Name and version; codes above 127 are in the newer field, the older one then holds 127."""
-    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    """Name and version."""
+    number = code.BuiltinCode()
     if number == tflite.BuiltinOperator.CUSTOM:
         return f"CUSTOM {(code.CustomCode() or b'').decode('utf-8', 'replace')[:60]}", code.Version()
     try:
@@ -242,7 +252,9 @@ def _data(buffer: Any, shape: tuple[int, ...], dtype: str, where: str) -> np.nda
     return np.frombuffer(raw.tobytes(), np.dtype(dtype).newbyteorder("<")).reshape(shape)
 
 
-def _quantization(q: Any, shape: tuple[int, ...], where: str) -> tuple[tuple[float, ...], tuple[int, ...], int]:
+def _quantization(
+    q: Any, shape: tuple[int, ...], where: str
+) -> tuple[tuple[float, ...], tuple[int, ...], int]:
     if q is None:
         return (), (), 0
     scale = tuple(float(s) for s in _array(q.ScaleAsNumpy()))

@@ -29,7 +29,7 @@ class Depthwise:
     calls: tuple[tuple[str, int, int], ...]
     stride: int
     channels: int
-    scale: int | None
+    scale: str | None
 
     def code(self, out: str) -> str:
         """C that computes one row at ``out`` from the rows in ``window``."""

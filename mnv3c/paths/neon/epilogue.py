@@ -24,8 +24,8 @@ class Epilogue:
         offset: whether an int16 a channel is added before the clamp.
         low, high: clamp of an int8 result.
         unit: h-swish's shift, hard sigmoid's offset; an argument of the kernel.
-        residual_type, fraction, bias: of a residual add.
-        residual_multiplier: of a residual add; an argument of the kernel.
+        residual_type, bias: of a residual add.
+        residual_multiplier, fraction: of a residual add; arguments of the kernel.
         parameters: arrays ``[out]`` in the order in which the kernel reads them.
     """
 
@@ -47,14 +47,27 @@ class Epilogue:
         return "int16_t" if self.kind in ("int16", "sigmoid") else "int8_t"
 
     @property
+    def offset_type(self) -> str:
+        return "int8_t" if self.offset and self.parameters[-1].dtype == np.int8 else "int16_t"
+
+    @property
     def parameter_bytes(self) -> int:
         """Bytes of parameters for each channel."""
         return sum(p.dtype.itemsize for p in self.parameters)
 
     @property
-    def scale(self) -> int | None:
-        """The number that the kernel takes as an argument: different ones share the code."""
-        return {"swish": self.unit, "sigmoid": self.unit, "residual": self.residual_multiplier}.get(self.kind)
+    def scale(self) -> str | None:
+        """Numbers that the kernel takes as arguments, as C: different ones share the code."""
+        if self.kind == "residual":
+            return f"{self.residual_multiplier}, {-self.fraction}"
+        return str(self.unit) if self.kind in ("swish", "sigmoid") else None
+
+    @property
+    def scale_parameters(self) -> str:
+        """The C parameters that take ``scale``."""
+        if self.kind == "residual":
+            return ", int16_t scale, int16_t fraction"
+        return "" if self.scale is None else ", int16_t scale"
 
     @property
     def label(self) -> str:
@@ -65,9 +78,9 @@ class Epilogue:
         if not self.saturate:
             parts.append("exact")
         if self.offset:
-            parts.append("offset")
+            parts.append("offset" if self.offset_type == "int8_t" else "offset16")
         if self.kind == "residual":
-            parts += [self.residual_type[3:-2], f"f{self.fraction}"]
+            parts += [self.residual_type[3:-2]]
             parts += [f"b{self.bias}"] if self.bias else []
         if (self.low, self.high) != (-128, 127):
             parts.append(f"c{self.low}to{self.high}")
@@ -87,7 +100,7 @@ def epilogue_of(graph: Graph, node: q.FusedConv) -> Epilogue | None:
     if isinstance(act, q.QHardSwish):
         parameters += [_each(act.multiplier, channels)]
         offset = bool(act.offset.any())
-        parameters += [_each(act.offset, channels)] if offset else []
+        parameters += [_offsets(act.offset, channels)] if offset else []
         # The range of h-swish's input fills 16 bits, so that proofs of the opposite are not worth code.
         return Epilogue("swish", r.shift, True, offset, unit=act.shift, parameters=parameters)
     if isinstance(act, q.QHardSigmoid):
@@ -109,9 +122,15 @@ def epilogue_of(graph: Graph, node: q.FusedConv) -> Epilogue | None:
     if graph.tensor(node.outputs[0]).dtype == "int16":
         return Epilogue("int16", r.shift, saturate, parameters=parameters)
     offset = bool(r.offset.any())
-    parameters += [_each(r.offset, channels)] if offset else []
+    parameters += [_offsets(r.offset, channels)] if offset else []
     return Epilogue("int8", r.shift, saturate, offset, r.low, r.high, parameters=parameters)
 
 
 def _each(values: np.ndarray, channels: int) -> np.ndarray:
     return np.broadcast_to(values, (channels,)).astype(np.int16)
+
+
+def _offsets(values: np.ndarray, channels: int) -> np.ndarray:
+    """Zero points fit 8 bits; a model's own offsets may not."""
+    wide = _each(values, channels)
+    return wide.astype(np.int8) if (wide == wide.astype(np.int8)).all() else wide

@@ -30,7 +30,7 @@ class Pointwise:
     block_bytes: int
     loops: int
     residual: bool
-    scale: int | None
+    scale: str | None
 
     def call(
         self, x: str, x_step: int, y: str, y_step: int, pixels: str, residual: str = "", around: str = ""
@@ -83,7 +83,7 @@ class Pointwise:
         arguments = [x, str(x_step), w, f"{y}{shift}", str(y_step)]
         arguments += [f"{residual}{shift}"] if self.residual else []
         arguments += [pixels, blocks]
-        arguments += [str(self.scale)] if self.scale is not None else []
+        arguments += [self.scale] if self.scale is not None else []
         arguments += [str(self.loops)] if self.loops else []
         return f"{self.name}({', '.join(arguments)});"
 

@@ -14,7 +14,7 @@ from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.paths.common.regions import external
 from mnv3c.paths.neon.depthwise import lower_depthwise
-from mnv3c.paths.neon.epilogue import Epilogue, epilogue_of
+from mnv3c.paths.neon.epilogue import CTYPE, Epilogue, epilogue_of
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.pointwise import Pointwise, lower_pointwise
 from mnv3c.paths.neon.windows import SLACK, copy_rows, geometry_of, lower_gather, make_ring
@@ -76,6 +76,8 @@ def lower_node(context: Context, node: Node) -> Lowered:
         stage = _gate(context, node)
     elif isinstance(node, q.ChannelSum):
         stage = _channel_sum(context, node)
+    elif isinstance(node, q.Requantize):
+        stage = _requantize(context, node)
     if stage is not None:
         return Lowered((stage,))
     stages = tuple(lower_portable(context.graph, node, context.regions))
@@ -346,6 +348,37 @@ def _channel_sum(context: Context, node: q.ChannelSum) -> Stage | None:
         writes=(context.regions[node.output],),
         body=sum_code(context, node.inputs[0], node.output) + "\n",
         kernels=(sum_kernel(),),
+    )
+
+
+def _requantize(context: Context, node: q.Requantize) -> Stage | None:
+    y = context.tensor(node.output)
+    r, channels = node.requant, y.shape[2]
+    if channels % BLOCK or r.offset.any():
+        return None
+    label = identifier(node.name)
+    out_type = CTYPE[y.dtype]
+    clamp = f"_c{r.low}to{r.high}".replace("-", "n") if y.dtype == "int8" else ""
+    name = f"requantize_neon_{y.dtype}_s{r.shift}{clamp}"
+    source = render(
+        "kernels/neon/requantize.c.j2", name=name, out_type=out_type, shift=r.shift, low=r.low, high=r.high
+    )
+    out = context.pointer(node.output, const=False)
+    return Stage(
+        name=label,
+        title=f"requantise the pool, {shape_text(y)}",
+        nodes=(node.name,),
+        reads=(context.regions[node.inputs[0]],),
+        writes=(context.regions[node.output],),
+        body=(
+            f"{name}({context.pointer(node.inputs[0])}, bias_{label}, multiplier_{label}, "
+            f"{out}, {channels // BLOCK});\n"
+        ),
+        kernels=(Kernel(name, source),),
+        constants=(
+            Constant(f"bias_{label}", node.bias, "bias"),
+            Constant(f"multiplier_{label}", r.multiplier, "multiplier"),
+        ),
     )
 
 

@@ -25,6 +25,7 @@ PAPER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER)
 def test_size_is_the_papers(name: str) -> None:
     """Within 1.5 % of the paper's figures.

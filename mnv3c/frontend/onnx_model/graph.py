@@ -167,7 +167,7 @@ class Output:
 
     def constant(self, values: np.ndarray) -> str:
         name = self.fresh()
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
         return name
 
     def emit(

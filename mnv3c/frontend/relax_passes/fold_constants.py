@@ -34,7 +34,7 @@ def _fold(_: Context, call: Any) -> Any | None:
         return None
     arrays = [array(a) for a in call.args if not isinstance(a, relax.ShapeExpr)]
     with np.errstate(all="ignore"):
-        value = np.ascontiguousarray(rule(call, *arrays))
+        value = np.asarray(rule(call, *arrays), order="C")
     return relax.const(value, str(value.dtype))
 
 

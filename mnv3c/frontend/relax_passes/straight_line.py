@@ -91,7 +91,7 @@ def array(expr: Any) -> np.ndarray:
 
 def constant(values: np.ndarray | float) -> Any:
     """A float32 constant."""
-    return relax.const(np.ascontiguousarray(values, np.float32), "float32")
+    return relax.const(np.asarray(values, np.float32, order="C"), "float32")
 
 
 def bindings(mod: Any) -> Iterator[tuple[Any, Any]]:

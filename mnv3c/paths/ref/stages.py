@@ -143,7 +143,8 @@ def _fused_conv(graph: Graph, node: q.FusedConv, regions: Regions) -> Stage:
         title=f"{kind}convolution {kh}x{kw}, {_shape(x)} to {_shape(y)}",
         constants=constants,
         parts=_row_parts(y),
-        in_place=1 if residual else None,
+        # Not where the shortcut is what the convolution reads too: it reads a pixel for each channel.
+        in_place=1 if residual and node.inputs[0] != node.inputs[1] else None,
         conv=conv,
         kernel=conv.kernel,
         weight_type="int8_t" if conv.weight.dtype == np.int8 else "int16_t",

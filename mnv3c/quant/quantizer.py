@@ -15,6 +15,7 @@ from mnv3c.ir.verify import verify
 from mnv3c.quant import batched, door
 from mnv3c.quant.groups import Group, group, residual_classes
 from mnv3c.quant.lower import final_conv, lower
+from mnv3c.quant.origin import AS_TRAINED, trained_quantized_by_tensor
 from mnv3c.quant.state import Options, Progress, State
 from mnv3c.quant.weights import check_finite
 
@@ -48,6 +49,7 @@ def quantize(
             ``float32``: what the model file takes, with ``input_affine`` folded in.
         output_dtype: ``int16`` (convolutions only; others give int8), ``int8`` or ``float32``.
         normalization: bytes to what the model file takes; used by ``uint8``, and by random images.
+        options: how to quantise; by default the best known for a network of this kind (``origin``).
         progress: called with a step's name, how many are done and how many there are.
         seed: of all sampling; the same seed gives the same bits.
 
@@ -58,11 +60,18 @@ def quantize(
     Raises:
         Mnv3cError: bad calibration data, non-finite values, or a node with no integer form.
     """
-    options = options or Options()
     for value, allowed in ((input_dtype, INPUT_DTYPES), (output_dtype, OUTPUT_DTYPES)):
         if value not in allowed:
             raise Mnv3cError(f"dtype {value} is not one of {', '.join(allowed)}", graph.name)
     graph, notes = _prepare(graph)
+    if options is None:
+        options = Options()
+        if trained_quantized_by_tensor(graph):
+            options = AS_TRAINED
+            notes.append(
+                "every weight tensor lies on one 8-bit grid: the network was trained to be quantised so,"
+                " and activations are quantised by tensor too"
+            )
     batch, count = _stack(graph, calibration, normalization, seed)
     if count > len(batch):
         notes.append(f"{len(batch)} of {count} calibration inputs used: inputs of this size take much memory")

@@ -36,7 +36,7 @@ class Options:
     per_channel: bool = True
     residual_share: float = 0.5
     rounding: str = "reconstruct"
-    ridge: float = 0.01
+    ridge: float = 0.1
     bias_correction: bool = True
 
 

@@ -165,3 +165,17 @@ def test_progress_counts_to_the_end() -> None:
     seen: list[tuple[str, int, int]] = []
     quantize(graph, inputs(graph, 2, 0), progress=lambda *step: seen.append(step))
     assert seen[-1][1] == seen[-1][2] and [s[1] for s in seen] == list(range(1, len(seen) + 1))
+
+
+def test_networks_trained_by_tensor_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    by_tensor = rng.integers(-128, 128, (64, 3, 3, 8)).astype(np.float32) * np.float32(0.0123)
+    by_channel = by_tensor * rng.uniform(0.5, 2, (64, 1, 1, 1)).astype(np.float32)
+    trained = rng.normal(0, 1, (64, 3, 3, 8)).astype(np.float32)
+    found = []
+    for weight in (by_tensor, by_channel, trained):
+        node = f.Conv2d("a", ("x",), ("a",), weight, np.zeros(64, np.float32))
+        graph = build((4, 4, 8), [node])
+        notes = quantize(graph, inputs(graph, 2, 0)).meta["notes"]
+        found.append(any("trained to be quantised" in str(n) for n in notes))  # type: ignore[attr-defined]
+    assert found == [True, False, False]

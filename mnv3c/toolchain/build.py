@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import hashlib
 import os
+import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,18 +79,37 @@ def _build(
     if not sources:
         raise Mnv3cError("no C source to build", str(output))
     common = [*_COMMON, *flags, *(f"-I{folder}" for folder in include)]
-    with tempfile.TemporaryDirectory(prefix="mnv3c-") as folder:
 
-        def one(numbered: tuple[int, Path]) -> str:
-            number, source = numbered
-            target = str(Path(folder, f"{number}.o"))
-            run(compiler, [*common, "-c", str(source), "-o", target], f"compiling {source.name}")
-            return target
+    def one(source: Path) -> str:
+        return str(_object(compiler, common, source, include))
 
-        with ThreadPoolExecutor(max_workers=min(len(sources), os.cpu_count() or 1)) as pool:
-            objects = list(pool.map(one, enumerate(sources)))
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
-        run(compiler, [*common, *link, *objects, "-o", str(partial)], f"linking {output.name}")
-        partial.replace(output)
+    with ThreadPoolExecutor(max_workers=min(len(sources), os.cpu_count() or 1)) as pool:
+        objects = list(pool.map(one, sources))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
+    run(compiler, [*common, *link, *objects, "-o", str(partial)], f"linking {output.name}")
+    partial.replace(output)
     return output
+
+
+def _object(compiler: Compiler, common: Sequence[str], source: Path, include: Sequence[Path]) -> Path:
+    """Compile one source, once a process: the paths of a library are checked one after the other, and
+    most of its C, the weights above all, is the same for each."""
+    digest = hashlib.sha256(repr((compiler.argv, compiler.version, tuple(common))).encode())
+    for file in (source, *(h for d in (source.parent, *include) for h in sorted(d.glob("*.h")))):
+        content = file.read_bytes()
+        digest.update(f"{file.name} {len(content)} ".encode() + content)
+    target = _objects() / f"{digest.hexdigest()}.o"
+    if not target.exists():
+        partial = target.with_suffix(f".{threading.get_ident()}.o")
+        run(compiler, [*common, "-c", str(source), "-o", str(partial)], f"compiling {source.name}")
+        partial.replace(target)
+    return target
+
+
+@functools.cache
+def _objects() -> Path:
+    """A folder for objects that goes when the process ends."""
+    folder = tempfile.mkdtemp(prefix="mnv3c-objects-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

@@ -54,8 +54,8 @@ def compile(
     weights: str | Path | None = None,
     calibration: str | Path | Iterable[np.ndarray] | None = None,
     path: str | None = None,
-    input_dtype: str = "int8",
-    output_dtype: str = "int16",
+    input_dtype: str | None = None,
+    output_dtype: str | None = None,
     normalize: Normalization | None = None,
     width: float | None = None,
     resolution: int | None = None,
@@ -77,9 +77,9 @@ def compile(
         calibration: folder of images, ``.npy`` file, or float32 network inputs ``(H, W, C)``;
             without it random data is used and a note says so.
         path: one path instead of those of the target.
-        input_dtype: ``int8`` (symmetric), ``uint8`` (raw image bytes, normalisation folded in) or
-            ``float32``.
-        output_dtype: ``int16``, ``int8`` or ``float32``.
+        input_dtype: ``int8`` (symmetric; the default), ``uint8`` (raw image bytes, normalisation folded
+            in) or ``float32``. A model that comes quantised keeps its own.
+        output_dtype: ``int16`` (the default), ``int8`` or ``float32``; likewise.
         normalize: image bytes to what the model file takes.
         width, resolution, classes: of a zoo network.
         input_shape: ``(H, W, C)`` for a model file that leaves it open.
@@ -92,8 +92,8 @@ def compile(
         Mnv3cError: bad use or bad input; the message is one line and names the place.
     """
     chosen = targets.get(target)
-    _one_of(input_dtype, INPUT_DTYPES, "--input")
-    _one_of(output_dtype, OUTPUT_DTYPES, "--output")
+    _one_of(input_dtype or INPUT_DTYPES[0], INPUT_DTYPES, "--input")
+    _one_of(output_dtype or OUTPUT_DTYPES[0], OUTPUT_DTYPES, "--output-type")
     _one_of(memory, ("fast", "small"), "--memory")
     if path is not None:
         registry.load(path)
@@ -103,27 +103,35 @@ def compile(
     dump = _Dump(Path(dump_ir) if dump_ir is not None else None)
 
     tell("read the model", 0, 1)
-    network = load(
-        model,
-        weights=weights,
-        width=width,
-        resolution=resolution,
-        classes=classes,
-        input_shape=input_shape,
-        seed=seed,
-        name=name,
-    )
-    tell("read the model", 1, 1)
-    dump("float", print_graph(network))
-    integer = quantize(
-        network,
-        calibration,
-        input_dtype=input_dtype,
-        output_dtype=output_dtype,
-        normalize=normalize,
-        seed=seed,
-        progress=tell,
-    )
+    network: Graph | None = None
+    if comes_quantized(model):
+        for option, value in (("--weights", weights), ("--width", width), ("--resolution", resolution)):
+            if value is not None:
+                raise Mnv3cError("only zoo networks have this option; the file says it all", option)
+        integer = _load_quantized(Path(str(model)), name, input_dtype, output_dtype, calibration is not None)
+        tell("read the model", 1, 1)
+    else:
+        network = load(
+            model,
+            weights=weights,
+            width=width,
+            resolution=resolution,
+            classes=classes,
+            input_shape=input_shape,
+            seed=seed,
+            name=name,
+        )
+        tell("read the model", 1, 1)
+        dump("float", print_graph(network))
+        integer = quantize(
+            network,
+            calibration,
+            input_dtype=input_dtype or INPUT_DTYPES[0],
+            output_dtype=output_dtype or OUTPUT_DTYPES[0],
+            normalize=normalize,
+            seed=seed,
+            progress=tell,
+        )
     dump("integer", print_graph(integer))
     library = _emit(network, integer, chosen, path, memory, dump, tell)
     directory = None
@@ -133,6 +141,42 @@ def compile(
     return CompiledLibrary(
         library.name, directory, library.manifest, library.files, _strings(library.manifest["notes"])
     )
+
+
+def comes_quantized(model: str | Path | Graph) -> bool:
+    """Whether ``model`` is a file whose operators are integers already.
+
+    Raises:
+        Mnv3cError: the file cannot be read.
+    """
+    if isinstance(model, Graph) or not Path(model).is_file():
+        return False
+    from mnv3c.frontend.quantized import is_quantized
+
+    return is_quantized(Path(model))
+
+
+def _load_quantized(
+    path: Path, name: str | None, input_dtype: str | None, output_dtype: str | None, calibrated: bool
+) -> Graph:
+    """The integer graph of a model that comes quantised, which keeps its own scales and doors."""
+    from mnv3c.frontend.quantized import load as load_quantized
+
+    graph = load_quantized(path)
+    doors = (("--input", input_dtype, graph.inputs), ("--output-type", output_dtype, graph.outputs))
+    for option, wanted, names in doors:
+        own = sorted({graph.tensor(n).dtype for n in names})
+        if wanted is not None and own != [wanted]:
+            raise Mnv3cError(
+                f"the model comes quantised and has {', '.join(own)}; it cannot be changed", option
+            )
+    notes = _strings(graph.meta.get("notes", ()))
+    if calibrated:
+        notes = (
+            *notes,
+            "the model comes quantised: its own scales are kept, the calibration data is not used",
+        )
+    return verify_graph(graph.replace(name=name or graph.name, meta={**graph.meta, "notes": list(notes)}))
 
 
 def load(model: str | Path | Graph, **options: Any) -> Graph:
@@ -176,7 +220,7 @@ def quantize(
 
 
 def _emit(
-    network: Graph,
+    network: Graph | None,
     integer: Graph,
     target: targets.Target,
     path: str | None,

@@ -30,17 +30,14 @@ if TYPE_CHECKING:
     "--input",
     "input_dtype",
     type=click.Choice(["int8", "uint8", "float32"]),
-    default="int8",
-    show_default=True,
-    help="What the library takes: symmetric int8, camera bytes, or floats.",
+    help="What the library takes: symmetric int8 (the default), camera bytes, or floats. A model that "
+    "comes quantised keeps its own.",
 )
 @click.option(
     "--output-type",
     "output_dtype",
     type=click.Choice(["int16", "int8", "float32"]),
-    default="int16",
-    show_default=True,
-    help="What it returns.",
+    help="What it returns; int16 is the default.",
 )
 @click.option(
     "--normalize",

@@ -90,8 +90,9 @@ class Builder:
         self._forms[tensor, form] = region
         return region
 
-    def has(self, tensor: str, form: Form) -> bool:
-        return (tensor, form) in self._forms
+    def known(self, tensor: str) -> bool:
+        """Whether ``tensor`` has been computed in any form."""
+        return any(t == tensor for t, _ in self._forms)
 
     def need(self, tensor: str, form: Form) -> str:
         """The region that holds ``tensor`` in that form; adds a conversion where there is none yet."""

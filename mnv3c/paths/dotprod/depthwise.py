@@ -12,8 +12,8 @@ from mnv3c.ir.int_ops import QConv
 from mnv3c.paths.dotprod.epilogue import Epilogue
 from mnv3c.paths.dotprod.windows import Block, WindowPlan, plan_lookup
 
-# Weight vectors that stay in registers beside accumulators, tiles and constants.
-_RESIDENT = 18
+# Vectors that fit in registers beside a few tiles: weights, accumulators of two blocks, constants.
+_REGISTERS = 29
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def depthwise_kernel(
     lookup = plan_lookup(plan, conv.kernel[1])
     if lookup is None:
         return None
-    resident = len(plan.vectors) <= _RESIDENT
+    resident = len(plan.vectors) + 8 + _constants(e) <= _REGISTERS
     columns = -(-width // block_out[1])
     edge_pixels = width % 4 if block_out == (1, 4) else 0
     blocks = _blocks_at_once(plan, resident, columns)
@@ -149,6 +149,12 @@ def depthwise_kernel(
         weight_bytes=conv.kernel[0] * conv.kernel[1] * 4,
     )
     return DepthwiseKernel(Kernel(name, source), steps, 0 if resident else 16 * len(plan.vectors))
+
+
+def _constants(e: Epilogue) -> int:
+    """Registers that the epilogue keeps through a row."""
+    count = 2 + (e.offset != "none") + e.sum + e.clamp_low + e.clamp_high
+    return count + (3 if e.kind == "hswish" else 0)
 
 
 def _blocks_at_once(plan: WindowPlan, resident: bool, columns: int) -> int:

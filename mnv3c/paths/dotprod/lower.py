@@ -6,7 +6,7 @@ from mnv3c.codegen.program import Options, Program
 from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph
-from mnv3c.paths.dotprod.block import as_fused, can_depthwise, can_expand, lower_depthwise
+from mnv3c.paths.dotprod.block import as_fused, can_depthwise, can_expand, lower_depthwise, projection_of
 from mnv3c.paths.dotprod.builder import Builder, Instructions
 from mnv3c.paths.dotprod.stages import lower_dense, lower_gate, lower_pointwise, lower_vector
 from mnv3c.paths.dotprod.stem import can_stem, lower_stem
@@ -17,16 +17,23 @@ def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> P
     builder = Builder(graph, instructions)
     waiting: dict[str, q.FusedConv] = {}
     flips: dict[str, q.FlipSign] = {}
+    done: set[str] = set()
     for node in graph.nodes:
         if isinstance(node, q.FlipSign) and _flips_for_stem(builder, node):
             flips[node.output] = node
             continue
         conv = as_fused(node)
+        if node.name in done:
+            continue
         if conv is not None:
             if can_expand(builder, conv):
                 waiting[conv.outputs[0]] = conv
+            elif can_depthwise(builder, conv):
+                project = projection_of(builder, conv)
+                done |= {project.name} if project else set()
+                lower_depthwise(builder, conv, waiting.pop(conv.inputs[0], None), project)
             else:
-                _lower_conv(builder, conv, waiting, flips)
+                _lower_conv(builder, conv, flips)
         elif not (isinstance(node, q.QGate) and lower_gate(builder, node)):
             builder.fall_back(node)
     return builder.program(
@@ -50,12 +57,9 @@ def _flips_for_stem(builder: Builder, node: q.FlipSign) -> bool:
 def _lower_conv(
     builder: Builder,
     conv: q.FusedConv,
-    waiting: dict[str, q.FusedConv],
     flips: dict[str, q.FlipSign],
 ) -> None:
     x = conv.inputs[0]
-    if can_depthwise(builder, conv) and lower_depthwise(builder, conv, waiting.pop(x, None)):
-        return
     if can_stem(builder, conv) and lower_stem(builder, conv, flips.pop(x, None)):
         return
     for rule in (lower_vector, lower_pointwise, lower_dense):

@@ -11,7 +11,6 @@ from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
 from mnv3c.paths.dotprod.epilogue import Epilogue
 
-
 # Up to this many input quads the innermost loop is unrolled as a whole.
 _STRAIGHT = 10
 

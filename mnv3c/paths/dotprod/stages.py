@@ -306,7 +306,8 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
     factors[:channels] = node.factor
     unroll = next(u for u in (4, 2, 1) if quads(channels) % u == 0)
     clamp = node.low > -128 or node.high < 127
-    name = f"gate_{unroll}_shift{node.shift}{'_offset' if node.offset else ''}{'_clamp' if clamp else ''}_dotprod"
+    variant = ("_offset" if node.offset else "") + ("_clamp" if clamp else "")
+    name = f"gate_{unroll}_shift{node.shift}{variant}_dotprod"
     source = render(
         "kernels/dotprod/gate.c.j2",
         name=name,
@@ -321,8 +322,8 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
     body = (
         f"gate_factors_dotprod((const int16_t *)(const void *)R_{gate_region}, factor_{label},"
         f" zeros_{label}, (int16_t *)(void *)R_{spread.name}, {quads(channels)});\n"
-        f"{name}((const int8_t *)R_{read}, (int8_t *)R_{write}, (const int16_t *)(const void *)R_{spread.name},"
-        f" {node.offset}, {node.low}, {node.high}, {rows * columns}, {quads(channels)});"
+        f"{name}((const int8_t *)R_{read}, (int8_t *)R_{write},"
+        f" (const int16_t *)(const void *)R_{spread.name}, {node.offset}, {node.low}, {node.high}, {rows * columns}, {quads(channels)});"
     )
     builder.add(
         Stage(

@@ -10,11 +10,16 @@ from mnv3c.codegen.program import Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
-from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel
+from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel, unique
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import ROW, TILE, best_block, grid, quads, tiled_bytes
 from mnv3c.paths.dotprod.pointwise import call
 from mnv3c.paths.dotprod.vector import vector_kernel
+
+# Bytes of a 1x1 convolution's input that stay in a 32 KiB L1 while the weights stream past.
+_CHUNK_BYTES = 21 * 1024
+# Blocks of a chunk are a multiple of this: kernels take 2 or 3 at once.
+_GROUP = 6
 
 
 def is_vector(t: Tensor) -> bool:
@@ -105,35 +110,44 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     label = identifier(node.name)
     e = plan_epilogue(node)
     rows, columns = grid(x.shape, block)
-    kernel = builder.pointwise(quads(x.shape[2]), quads(y.shape[2]), rows * columns, "channel", e)
+    in_quads, out_quads = quads(x.shape[2]), quads(y.shape[2])
     source = builder.need(x.name, block)
-    reads = [source]
-    fields: dict[str, object] = {
-        "in": f"(const int8_t *)R_{source}",
-        "in_block": quads(x.shape[2]) * TILE,
-        "weights": f"weights_{label}",
-        "params": f"params_{label}",
-        "common": f"common_{label}",
-    }
-    in_place: tuple[tuple[str, str], ...] = ()
-    if node.residual is not None:
-        operand = builder.need(node.inputs[1], block)
-        reads.append(operand)
-        fields["residual"] = f"(const int8_t *)R_{operand}"
+    operand = builder.need(node.inputs[1], block) if node.residual is not None else None
+    reads = [source] if operand in (None, source) else [source, str(operand)]
     target = builder.provide(y.name, block)
-    if node.residual is not None and node.inputs[1] != node.inputs[0]:
-        in_place = ((reads[1], target),)
-    fields |= {
-        "out": f"(int8_t *)R_{target}",
-        "out_block": quads(y.shape[2]) * TILE,
-        "out_quad": TILE,
-        "depth": kernel.depth,
-        "groups": quads(y.shape[2]) // kernel.quads,
-        "rows": 1,
-        "steps": kernel.steps,
-    }
+    size = _chunk(rows * columns, in_quads)
+    chunks, rest = divmod(rows * columns, size)
+    calls = []
+    kernels = []
+    for count, blocks in ((chunks, size), (1, rest)):
+        if not count or not blocks:
+            continue
+        kernel = builder.pointwise(in_quads, out_quads, blocks, "channel", e)
+        kernels.append(kernel)
+        first = f"(ptrdiff_t)chunk * {size}" if count > 1 else str(chunks * size if blocks == rest else 0)
+        fields: dict[str, object] = {
+            "in": f"(const int8_t *)R_{source} + {first} * {in_quads * TILE}",
+            "in_block": in_quads * TILE,
+            "weights": f"weights_{label}",
+            "params": f"params_{label}",
+            "common": f"common_{label}",
+            "out": f"(int8_t *)R_{target} + {first} * {out_quads * TILE}",
+            "out_block": out_quads * TILE,
+            "out_quad": TILE,
+            "depth": kernel.depth,
+            "groups": out_quads // kernel.quads,
+            "rows": 1,
+            "steps": kernel.steps,
+        }
+        if operand is not None:
+            fields["residual"] = f"(const int8_t *)R_{operand} + {first} * {out_quads * TILE}"
+        text = call(kernel.kernel.name, "pointwise_call", fields)
+        if count > 1:
+            inner = text.replace("\n", "\n  ")
+            text = f"for (int32_t chunk = 0; chunk < {count}; ++chunk) {{\n  {inner}\n}}"
+        calls.append(text)
     arrays = {
-        "weights": (kernel.pack(conv_matrix(node)), "weight"),
+        "weights": (kernels[0].pack(conv_matrix(node)), "weight"),
         "params": (quad_records(node, e), "multiplier"),
         "common": (layer_record(node), "table"),
     }
@@ -144,13 +158,22 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
             nodes=(node.name,),
             reads=tuple(reads),
             writes=(target,),
-            body=call(kernel.kernel.name, "pointwise_call", fields),
-            in_place=in_place,
-            kernels=(kernel.kernel,),
+            body="\n".join(calls),
+            in_place=((operand, target),) if operand is not None and operand != source else (),
+            kernels=unique([k.kernel for k in kernels]),
             constants=constants(label, arrays),
         )
     )
     return True
+
+
+def _chunk(blocks: int, in_quads: int) -> int:
+    """Blocks whose input stays in L1 while the weights stream past: an even share of all, in whole groups."""
+    most = max(_CHUNK_BYTES // (in_quads * TILE) // _GROUP * _GROUP, _GROUP)
+    if blocks <= most:
+        return blocks
+    share = -(-blocks // -(-blocks // most))
+    return -(-share // _GROUP) * _GROUP
 
 
 def _lower_pooled(builder: Builder, node: q.FusedConv) -> bool:
@@ -323,7 +346,8 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
         f"gate_factors_dotprod((const int16_t *)(const void *)R_{gate_region}, factor_{label},"
         f" zeros_{label}, (int16_t *)(void *)R_{spread.name}, {quads(channels)});\n"
         f"{name}((const int8_t *)R_{read}, (int8_t *)R_{write},"
-        f" (const int16_t *)(const void *)R_{spread.name}, {node.offset}, {node.low}, {node.high}, {rows * columns}, {quads(channels)});"
+        f" (const int16_t *)(const void *)R_{spread.name},"
+        f" {node.offset}, {node.low}, {node.high}, {rows * columns}, {quads(channels)});"
     )
     builder.add(
         Stage(

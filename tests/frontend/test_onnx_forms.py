@@ -216,6 +216,36 @@ def test_window_pools(op: str, pads: list[int], tmp_path: Path) -> None:
         check(model([CONV, pool], convolution()), tmp_path)
 
 
+@pytest.mark.parametrize("op", ["AveragePool", "MaxPool"])
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_automatic_padding_of_pools(op: str, mode: str, tmp_path: Path) -> None:
+    pool = node(op, ["c"], "y", kernel_shape=[3, 3], strides=[2, 2], auto_pad=mode)
+    check(model([CONV, pool], convolution()), tmp_path)
+
+
+def test_pool_that_fits_needs_no_ceiling(tmp_path: Path) -> None:
+    pool = node("MaxPool", ["c"], "y", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+    check(model([CONV, pool], convolution()), tmp_path)
+
+
+def test_several_outputs(tmp_path: Path) -> None:
+    proto = model([CONV, node("Relu", ["c"], "r"), node("GlobalAveragePool", ["r"], "y")], convolution())
+    proto.graph.output.append(helper.make_tensor_value_info("r", TensorProto.FLOAT, [1, CHANNELS, 12, 12]))
+    graph = check(proto, tmp_path)
+    assert len(graph.outputs) == 2
+
+
+def test_half_precision_weights(tmp_path: Path) -> None:
+    """Weights stored as float16 behind a Cast, as size-reducing tools leave them."""
+    constants = convolution()
+    constants["half"] = constants.pop("w").astype(np.float16)
+    cast = node("Cast", ["half"], "w", to=TensorProto.FLOAT)
+    assert kinds(check(model([cast, CONV, node("Relu", ["c"], "y")], constants), tmp_path)) == [
+        "Conv2d",
+        "clip",
+    ]
+
+
 def classifier(form: str) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
     """From the pooled ``p`` to ``y`` with ten classes."""
     rng = np.random.default_rng(4)

@@ -14,7 +14,10 @@ from safetensors.numpy import save_file
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import load
+from mnv3c.frontend.zoo.layers import layer_shapes
+from mnv3c.frontend.zoo.table import ARCHITECTURES, scale_width
 from mnv3c.frontend.zoo.torch_file import read_torch
+from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph
 from mnv3c.reference.floating import run
 from tests.frontend.published import State, onnx_model, timm_state, torchvision_state
@@ -37,7 +40,7 @@ def an_image() -> np.ndarray:
     return np.random.default_rng(2).normal(0, 1, (SIZE, SIZE, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize("variant", ["small", "large"])
+@pytest.mark.parametrize("variant", ["small", pytest.param("large", marks=pytest.mark.slow)])
 def test_torchvision_names_give_torchvisions_network(variant: str, tmp_path: Path) -> None:
     state, image = torchvision_state(variant), an_image()
     path = tmp_path / "weights.npz"
@@ -76,6 +79,22 @@ def test_timm_ports_from_tensorflow(tmp_path: Path) -> None:
     assert graph.meta["input_affine"] == {"scale": [2.0] * 3, "shift": [-1.0] * 3}
     symmetric = load("mobilenet_v3_small", resolution=SIZE, weights=str(path), padding="torch")
     assert symmetric.nodes[0].pad == (1, 1, 1, 1)  # type: ignore[attr-defined]
+
+
+def test_own_layer_names(tmp_path: Path) -> None:
+    """The weights of a network, saved under the zoo's own names, make the same network again."""
+    graph = load("mobilenet_v3_small_minimalistic_0.5_64", classes=5)
+    architecture = scale_width(ARCHITECTURES["mobilenet_v3_small_minimalistic"], 0.5)
+    names = [s.name for s in layer_shapes(architecture, 5)]
+    convs = [n for n in graph if isinstance(n, f.Conv2d)]
+    state: State = {}
+    for name, conv in zip(names, convs, strict=True):
+        state |= {f"{name}.weight": conv.weight.transpose(0, 3, 1, 2), f"{name}.bias": conv.bias}
+    path = tmp_path / "weights.npz"
+    np.savez(path, **state)
+    again = load("mobilenet_v3_small_minimalistic_0.5_64", weights=str(path))
+    assert (again.meta["naming"], again.meta["classes"]) == ("mnv3c", 5)
+    assert logits(again, an_image()) == pytest.approx(logits(graph, an_image()), abs=1e-6)
 
 
 def test_pytorch_checkpoint_end_to_end(tmp_path: Path) -> None:

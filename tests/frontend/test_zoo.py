@@ -41,6 +41,7 @@ def test_size_is_the_papers(name: str) -> None:
     assert parameters(graph) / 1e6 == pytest.approx(want_parameters, rel=0.02)
 
 
+@pytest.mark.slow
 def test_exact_size_of_large_and_small() -> None:
     """torchvision's 5,483,032 and 2,542,856, less one value for each channel of a batch norm."""
     for name, table, published in (("large", LARGE, 5_483_032), ("small", SMALL, 2_542_856)):
@@ -64,7 +65,7 @@ def test_table_is_the_published_one(
     assert squeezed == SQUEEZES[name.removeprefix("mobilenet_v3_")]
 
 
-@pytest.mark.parametrize("base", ["large", "small"])
+@pytest.mark.parametrize("base", [pytest.param("large", marks=pytest.mark.slow), "small"])
 def test_minimalistic(base: str) -> None:
     graph = load(f"mobilenet_v3_{base}_minimalistic", resolution=64, width=0.5)
     convs = [n for n in graph if isinstance(n, f.Conv2d)]
@@ -146,7 +147,9 @@ def images(graph: Graph) -> list[np.ndarray]:
     ]
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_large_96", "mobilenet_v3_small_0.35_128"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("mobilenet_v3_large_96", marks=pytest.mark.slow), "mobilenet_v3_small_0.35_128"]
+)
 def test_random_weights_keep_the_variance(name: str) -> None:
     """No activation dies or grows out of hand, and the logits tell images apart."""
     graph = load(name, seed=1)

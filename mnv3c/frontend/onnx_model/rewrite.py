@@ -147,5 +147,7 @@ def _results(model: onnx.ModelProto, known: dict[str, Known]) -> tuple[Value, ..
             raise Mnv3cError("does not depend on the input through any operator", place)
         if any(result.pads):
             raise Mnv3cError("Pad at an output is not supported", place)
+        if result in results:
+            raise Mnv3cError("gives the same tensor as another output", place)
         results.append(result)
     return tuple(results)

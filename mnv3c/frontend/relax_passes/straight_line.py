@@ -108,6 +108,7 @@ def result(mod: Any) -> list[Any]:
     body = mod["main"].body
     value = body.body if isinstance(body, relax.SeqExpr) else body
     renamed = _renamed(mod)
+    value = renamed.get(value, value) if isinstance(value, relax.Var) else value
     fields = list(value.fields) if isinstance(value, relax.Tuple) else [value]
     return [renamed.get(f, f) for f in fields]
 
@@ -118,11 +119,14 @@ def _blocks(mod: Any) -> list[Any]:
 
 
 def _renamed(mod: Any) -> dict[Any, Any]:
+    """Variables that only stand for another, or for the tuple of outputs."""
     renamed: dict[Any, Any] = {}
     for block in _blocks(mod):
         for binding in block.bindings:
             if isinstance(binding.value, relax.Var):
                 renamed[binding.var] = renamed.get(binding.value, binding.value)
+            elif isinstance(binding.value, relax.Tuple):
+                renamed[binding.var] = binding.value
     return renamed
 
 

@@ -14,6 +14,12 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir.graph import Graph, Tensor
 
 PATH_IDS = {"ref": 1, "neon": 2, "dotprod": 3, "i8mm": 4, "armv7": 5}
+# Clang before 16 knows no architecture in its attribute: extension to its name there, and its macro.
+_CLANG_FEATURES = {
+    "dotprod": ("dotprod", "__ARM_FEATURE_DOTPROD"),
+    "i8mm": ("i8mm", "__ARM_FEATURE_MATMUL_INT8"),
+    "rdma": ("rdm", "__ARM_FEATURE_QRDMX"),
+}
 _CTYPE = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "int32": "int32_t", "float32": "float"}
 
 
@@ -155,6 +161,9 @@ def _emit_path(
                 "uses_part": re.search(r"\bpart\b", body) is not None,
             }
         )
+    extensions = [e for e in _CLANG_FEATURES if e in re.split(r"[+=,]", program.clang_target)]
+    if "dotprod" in extensions:
+        extensions.append("rdma")  # which armv8.2-a includes
     offsets, at = [], 0
     for s in stages:
         offsets.append(at)
@@ -166,6 +175,8 @@ def _emit_path(
         includes=program.includes,
         gcc_target=program.gcc_target,
         clang_target=program.clang_target,
+        old_clang_target=",".join(_CLANG_FEATURES[e][0] for e in extensions),
+        old_clang_macros=[_CLANG_FEATURES[e][1] for e in extensions],
         prologue=program.prologue,
         kernels=_unique_kernels(program),
         stages=stages,

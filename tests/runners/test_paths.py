@@ -93,3 +93,14 @@ def test_the_example_program(folder: Path, tmp_path: Path) -> None:
     source.write_bytes(inputs[0].tobytes()[:-1])
     done = subprocess.run([*emulator, str(source), str(sink)], capture_output=True, text=True)
     assert done.returncode == 2 and "wrong number of bytes" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", list(toolchain.candidates("aarch64")), ids=lambda c: c.name)
+def test_every_compiler_gives_the_same_bits(folder: Path, compiler: toolchain.Compiler) -> None:
+    inputs, want = sample()
+    for path in PATHS:
+        if path == "i8mm":
+            continue  # Unicorn has none
+        runner = UnicornRunner(open_library(folder), path, cc=" ".join(compiler.argv))
+        assert np.array_equal(runner.run(inputs)[0], want), path

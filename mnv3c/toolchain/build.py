@@ -33,8 +33,7 @@ def build_executable(
     Raises:
         Mnv3cError: a source does not compile or link; the message is the compiler's first error line.
     """
-    link = ("-static",) if compiler.arch != "host" else ()
-    return _build(compiler, list(sources), output, flags, include, link)
+    return _build(compiler, list(sources), output, flags, include, compiler.static_flags)
 
 
 def build_freestanding(

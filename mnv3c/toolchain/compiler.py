@@ -42,6 +42,11 @@ class Compiler:
     arch: str
     origin: str
 
+    @property
+    def static_flags(self) -> tuple[str, ...]:
+        """What links programs that an emulator can run without a system around them."""
+        return ("-static",) if self.arch == ARM and platform.system() == "Linux" else ()
+
     def environment(self) -> dict[str, str]:
         """The process environment, with zig's caches in the user's cache folder."""
         env = dict(os.environ)
@@ -187,7 +192,7 @@ def _try(name: str, argv: tuple[str, ...], kind: str, arch: str, origin: str) ->
     with tempfile.TemporaryDirectory(prefix="mnv3c-") as folder:
         source = Path(folder, "trial.c")
         source.write_text(_TRIAL)
-        flags = ["-DWANT_ARM", "-static"] if arch == ARM else []
+        flags = ["-DWANT_ARM", *compiler.static_flags] if arch == ARM else []
         run(compiler, [*flags, str(source), "-o", str(Path(folder, "trial"))], "trial build")
     return compiler
 

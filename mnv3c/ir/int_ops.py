@@ -20,7 +20,8 @@ class Requant:
     """int32 accumulator to int16, then optionally to int8 (numerics.md, "Requantisation").
 
     ``v = sat16(rdmulh32(acc << shift, multiplier[c]))``; an int16 output is ``v``, an int8 output
-    is ``min(max(v + offset[c], low), high)``.
+    is ``min(max(v + offset[c], low), high)``. With ``right``, the product is rounded a second time before
+    it saturates: ``v = sat16(rshr(rdmulh32(acc << shift, multiplier[c]), right[c]))``.
 
     Attributes:
         multiplier: int32 ``[C]``, each in ``[0, 2**31)``; the scale is ``multiplier / 2**31 * 2**shift``.
@@ -28,6 +29,8 @@ class Requant:
         offset: int16 ``[C]`` or ``[1]``, added after narrowing; our own quantiser folds it into the
             bias and leaves zero here.
         low, high: int8 clamp, both within [-128, 127].
+        right: int8 ``[C]`` in [0, 30], or ``None``: for models whose own runtime rounds twice (TFLite's
+            built-in kernels); the multipliers then use all of their bits.
     """
 
     multiplier: np.ndarray
@@ -35,6 +38,7 @@ class Requant:
     offset: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int16))
     low: int = -128
     high: int = 127
+    right: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,11 +169,12 @@ class QMultiply(Node):
 
     ``inputs = (x, y)``, ``y`` of the shape of ``x`` or ``(1, 1, C)``: the SE gate of a model that stores
     its gate in 8 bits.
-    ``v = sat16(rdmulh32((x - zero_points[0]) * (y - zero_points[1]) << shift, multiplier))``,
+    ``v = sat16(rdmulh32((x - zero_points[0]) * (y - zero_points[1]) << shift, multiplier))``
+    (``rda(..., right)`` of the product first where ``right`` is not 0, as in ``Requant``),
     ``out = min(max(v + offset, low), high)``.
 
     Attributes:
-        multiplier, shift: as in ``Requant``; ``shift`` is at most 14.
+        multiplier, shift, right: as in ``Requant``; ``shift`` is at most 14.
         offset: the output's zero point.
     """
 
@@ -179,6 +184,7 @@ class QMultiply(Node):
     offset: int
     low: int = -128
     high: int = 127
+    right: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,6 +111,9 @@ def _check_requant(place: str, r: q.Requant, channels: int) -> None:
         "offset int16, one or one a channel",
     )
     _require(-128 <= r.low <= r.high <= 127, place, "clamp outside int8")
+    if r.right is not None:
+        _require(r.right.dtype == np.int8 and r.right.shape == (channels,), place, "right shift int8 a channel")
+        _require(bool(((r.right >= 0) & (r.right <= 30)).all()), place, "right shift outside [0, 30]")
 
 
 def _table(graph: Graph, node: q.QLut) -> None:
@@ -138,7 +141,7 @@ def _add32(graph: Graph, node: q.QAdd32) -> None:
 
 def _multiply(graph: Graph, node: q.QMultiply) -> None:
     _all_int8(graph, node)
-    _require(0 <= node.multiplier < 2**31 and 0 <= node.shift <= 14, node.name, "multiplier or shift")
+    _require(0 <= node.multiplier < 2**31 and 0 <= node.shift <= 14 and 0 <= node.right <= 30, node.name, "multiplier or shift")
     _require(all(-128 <= z <= 127 for z in node.zero_points), node.name, "zero point outside int8")
     _require(-128 <= node.low <= node.high <= 127, node.name, "clamp outside int8")
     _gated(graph, node)

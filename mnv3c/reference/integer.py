@@ -58,10 +58,18 @@ def execute(graph: Graph, node: Node, values: Values, between: str = "int16") ->
 
 def requantize(acc: np.ndarray, r: q.Requant, dtype: str) -> np.ndarray:
     """int64 accumulators ``[..., C]`` to int16 or int8 (numerics.md, "Requantisation")."""
-    v = sat16(rdmulh32(acc << r.shift, r.multiplier))
+    product = rdmulh32(acc << r.shift, r.multiplier)
+    v = sat16(product if r.right is None else _second_rounding(product, r.right, away=False))
     if dtype == "int16":
         return v
     return np.clip(v + r.offset.astype(I64), r.low, r.high)
+
+
+def _second_rounding(x: np.ndarray, n: np.ndarray, away: bool) -> np.ndarray:
+    """Rounding shift right by ``n[c]``, of which 0 leaves a channel as it is; halves up or away from 0."""
+    n = n.astype(I64)
+    half = (1 << n) >> 1
+    return np.sign(x) * ((np.abs(x) + half) >> n) if away else (x + half) >> n
 
 
 def _pad_value(tensor: Tensor) -> np.ndarray:
@@ -128,7 +136,8 @@ def _add32(_: Graph, node: q.QAdd32, args: list[np.ndarray], dtype: str) -> np.n
 
 def _multiply(_: Graph, node: q.QMultiply, args: list[np.ndarray], dtype: str) -> np.ndarray:
     a, b = (x.astype(I64) - z for x, z in zip(args, node.zero_points, strict=True))
-    v = sat16(rdmulh32((a * b) << node.shift, np.asarray(node.multiplier)))
+    product = rdmulh32((a * b) << node.shift, np.asarray(node.multiplier))
+    v = sat16(_second_rounding(product, np.asarray(node.right), away=True))
     return np.clip(v + node.offset, node.low, node.high)
 
 

@@ -15,7 +15,7 @@ from mnv3c.ir.graph import Graph
 _MARK = b"TFL3"
 
 
-def load(path: Path | str, *, round_weights: bool = False) -> Graph:
+def load(path: Path | str, *, round_weights: bool = False, round_twice: bool | None = None) -> Graph:
     """The integer graph of a quantised model file.
 
     ``meta`` has ``source`` (file name), ``format`` and ``notes``. A uint8 or int8 input stays one, and so
@@ -24,6 +24,10 @@ def load(path: Path | str, *, round_weights: bool = False) -> Graph:
     Args:
         round_weights: make all weights int8, which every kernel is fast for, by rounding the few
             channels of asymmetric uint8 weights that need nine bits. Without it the graph is exact.
+        round_twice: TFLite alone. LiteRT has two engines that do not agree bit for bit: XNNPACK, its
+            default, requantises with one rounding, as our fast kernels do; TFLite's built-in kernels
+            with two. ``True`` follows the latter, ``False`` the former, ``None`` whichever runs the model
+            (a convolution whose scales XNNPACK refuses makes the difference).
 
     Raises:
         Mnv3cError: the file is damaged, or holds something that is not supported; names the place.
@@ -31,7 +35,7 @@ def load(path: Path | str, *, round_weights: bool = False) -> Graph:
     if _is_tflite(path):
         from mnv3c.frontend import tflite
 
-        return tflite.load(path, round_weights=round_weights)
+        return tflite.load(path, round_weights=round_weights, round_twice=round_twice)
     from mnv3c.frontend import qdq
 
     return qdq.load(path, round_weights=round_weights)

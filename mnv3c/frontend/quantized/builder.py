@@ -96,8 +96,10 @@ def identifier(text: str) -> str:
 class Builder:
     """Collects nodes and tensors. Every method raises ``Mnv3cError`` naming ``place`` for what cannot be."""
 
-    def __init__(self, *, round_weights: bool = False) -> None:
+    def __init__(self, *, round_weights: bool = False, round_twice: bool = False) -> None:
+        """``round_twice``: requantise as TFLite's built-in kernels do (``Requant.right``)."""
         self.notes: list[str] = []
+        self.round_twice = round_twice
         self.round_weights = round_weights
         self.rounded_channels = 0
         self.wide_layers = 0
@@ -294,6 +296,7 @@ class Builder:
                 offset=affine.zero_point,
                 low=requant.low,
                 high=requant.high,
+                right=0 if requant.right is None else int(requant.right[0]),
             )
         )
         return Value(out, out, x.shape, affine)
@@ -337,7 +340,8 @@ class Builder:
             bias, offset = 128 * count, -128
             requant = self._requant(np.array([1 / count] * channels), affine, low, high, place)
             multiplier = np.full(channels, -(-(1 << 31) // count), np.int32)
-            requant = dataclasses.replace(requant, multiplier=multiplier, offset=np.array([offset], np.int16))
+            offsets = np.array([offset], np.int16)
+            requant = dataclasses.replace(requant, multiplier=multiplier, offset=offsets, shift=0, right=None)
         else:
             bias = -value.affine.zero_point * count
             ratio = value.affine.scale / (affine.scale * count)
@@ -472,9 +476,21 @@ class Builder:
     def _requant(self, scale: np.ndarray, affine: Affine, low: float, high: float, place: str) -> q.Requant:
         if not np.isfinite(scale).all() or float(scale.max()) >= 2.0**20:
             raise Mnv3cError("the ratio of its scales is out of range", place)
-        multiplier, shift = quantize_multiplier(scale)
         limits = affine.clamp(low, high)
-        return q.Requant(multiplier, shift, np.array([affine.zero_point], np.int16), *limits)
+        offset = np.array([affine.zero_point], np.int16)
+        if not self.round_twice:
+            multiplier, shift = quantize_multiplier(scale)
+            return q.Requant(multiplier, shift, offset, *limits)
+        fraction, exponent = np.frexp(scale)
+        multiplier = np.rint(np.ldexp(fraction, 31)).astype(np.int64)
+        carry = multiplier == 1 << 31
+        multiplier, exponent = np.where(carry, multiplier >> 1, multiplier), exponent + carry
+        shift = max(int(exponent.max()), 0)
+        right = shift - exponent
+        # What is shifted further right than this is nothing in any case.
+        nothing = (multiplier == 0) | (right > 30)
+        multiplier, right = np.where(nothing, 0, multiplier), np.where(nothing, 0, right)
+        return q.Requant(multiplier.astype(np.int32), shift, offset, *limits, right=right.astype(np.int8))
 
 
 def _constant_channels(

@@ -12,9 +12,9 @@ from mnv3c.ir.graph import Graph
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
-def load(path: Path | str, *, round_weights: bool = False) -> Graph:
+def load(path: Path | str, *, round_weights: bool = False, round_twice: bool | None = None) -> Graph:
     """The integer graph of a quantised file; raises ``Mnv3cError`` for what is damaged or unsupported."""
-    return import_quantized(read(path), round_weights=round_weights)
+    return import_quantized(read(path), round_weights=round_weights, round_twice=round_twice)
 
 
 def is_quantized(path: Path | str) -> bool:

@@ -24,13 +24,20 @@ from mnv3c.ir.graph import Graph
 _NARROW = ("uint8", "int8")
 
 
-def import_quantized(model: Model, *, round_weights: bool = False) -> Graph:
-    """The integer graph of ``model``; ``round_weights`` as in ``quantized.load``.
+# LiteRT's default engine (XNNPACK) does not take a ratio of scales from here up and leaves such a model
+# to TFLite's built-in kernels.
+_LARGEST_RATIO = 256.0
+
+
+def import_quantized(model: Model, *, round_weights: bool = False, round_twice: bool | None = None) -> Graph:
+    """The integer graph of ``model``; options as in ``quantized.load``.
 
     Raises:
         Mnv3cError: names the tensor or operator that is at fault or not supported.
     """
-    importer = _Importer(model, round_weights)
+    importer = _Importer(
+        model, round_weights, needs_built_in_kernels(model) if round_twice is None else round_twice
+    )
     importer.doors()
     for info in model.operators:
         op = ops.decode(model, info)
@@ -39,10 +46,22 @@ def import_quantized(model: Model, *, round_weights: bool = False) -> Graph:
     return importer.finish()
 
 
+def needs_built_in_kernels(model: Model) -> bool:
+    """Whether a convolution's requantisation is beyond what LiteRT's default engine takes."""
+    for op in model.operators:
+        operands = [model.tensors[i] for i in (*op.inputs[:2], *op.outputs[:1]) if i >= 0]
+        if op.name.endswith(("CONV_2D", "FULLY_CONNECTED")) and len(operands) == 3:
+            x, weight, y = operands
+            if x.scale and weight.scale and y.scale:
+                if max(weight.scale) * x.scale[0] / y.scale[0] >= _LARGEST_RATIO:
+                    return True
+    return False
+
+
 class _Importer:
-    def __init__(self, model: Model, round_weights: bool) -> None:
+    def __init__(self, model: Model, round_weights: bool, round_twice: bool) -> None:
         self.model = model
-        self.builder = Builder(round_weights=round_weights)
+        self.builder = Builder(round_weights=round_weights, round_twice=round_twice)
         self.values: dict[int, Value] = {}  # by the tensor's number
         self.floats: set[int] = set()  # tensors that are the float form of their value
         self.after_softmax: set[int] = set()
@@ -229,7 +248,13 @@ class _Importer:
     def mean(self, op: ops.Mean) -> None:
         x, out = self.value(op.x, op.place), self.affine(op.output)
         self.values[op.output.index] = self.builder.mean(
-            x, affine=out, low=op.low, high=op.high, place=op.place, name=op.output.name
+            x,
+            affine=out,
+            low=op.low,
+            high=op.high,
+            place=op.place,
+            name=op.output.name,
+            zero_apart=self.builder.round_twice,
         )
 
     def alias(self, op: ops.Alias) -> None:

@@ -84,6 +84,8 @@ _HELPERS = {
     "ref_rdmulh32": (),
     "ref_rdmulh16": (),
     "ref_requantize": ("ref_clamp", "ref_rdmulh32"),
+    "ref_requantize_twice": ("ref_rdmulh32",),
+    "ref_requantize_away": ("ref_rdmulh32",),
     "ref_hard_swish": ("ref_clamp", "ref_rdmulh16"),
     "ref_quantize": ("ref_clamp",),
 }
@@ -118,6 +120,8 @@ def _fused_conv(graph: Graph, node: q.FusedConv, regions: Regions) -> Stage:
     if any(conv.pad):
         zero_point = np.asarray(x.quant.zero_point if x.quant else (0,), np.int8)
         constants["padding"] = (np.broadcast_to(zero_point, x.shape[2:]).copy(), "table")
+    if conv.requant.right is not None:
+        constants["right"] = (conv.requant.right, "table")
     if conv.requant.offset.any():
         constants["offset"] = (_each_channel(conv.requant.offset, y), "table")
     if isinstance(node.activation, q.QHardSwish):
@@ -239,6 +243,8 @@ def _requantize(graph: Graph, node: q.Requantize, regions: Regions) -> Stage:
         "multiplier": (node.requant.multiplier, "multiplier"),
         "offset": (_each_channel(node.requant.offset, y), "table"),
     }
+    if node.requant.right is not None:
+        constants["right"] = (node.requant.right, "table")
     return _stage(
         graph,
         node,

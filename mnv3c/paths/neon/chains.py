@@ -126,7 +126,7 @@ def lower_chain(context: Context, chain: Chain) -> Stage:
         last = epilogue_of(context.graph, chain.project)
         assert last is not None
         weight = chain.project.conv.weight.reshape(z.shape[2], y.shape[2])
-        project = lower_pointwise(f"{label}_project", weight, last, [y.shape[1]])
+        project = lower_pointwise(f"{label}_project", weight, last, y.shape[1])
         kernels += project.kernels
         constants.append(project.constant)
         at = f"y * {z.shape[1] * z.shape[2]}"
@@ -137,7 +137,7 @@ def lower_chain(context: Context, chain: Chain) -> Stage:
             y.shape[2],
             f"({context.pointer(chain.project.outputs[0], const=False)}) + {at}",
             z.shape[2],
-            str(y.shape[1]),
+            y.shape[1],
             f"({context.pointer(chain.project.inputs[1])}) + {at}" if residual else "",
         )
     body = ring.body("", produce, consume)
@@ -157,13 +157,13 @@ def _expand_rows(context: Context, node: q.FusedConv, ring: Ring, label: str) ->
     e = epilogue_of(context.graph, node)
     assert e is not None
     weight = node.conv.weight.reshape(g.channels, x.shape[2])
-    kernel = lower_pointwise(f"{label}_expand", weight, e, [g.width])
+    kernel = lower_pointwise(f"{label}_expand", weight, e, g.width)
     code = kernel.call(
         f"({context.pointer(node.inputs[0])}) + row * {g.width * x.shape[2]}",
         x.shape[2],
         ring.row("row"),
         g.channels,
-        str(g.width),
+        g.width,
         around="for (int32_t row = next; row < stop; ++row)",
     )
     return code, kernel

@@ -9,7 +9,7 @@ from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
 from mnv3c.paths.common.products import sixteen_bit_groups
 from mnv3c.paths.neon.epilogue import Epilogue
-from mnv3c.paths.neon.pack import BLOCK, block_starts, pack_lanes
+from mnv3c.paths.neon.pack import BLOCK, pack_lanes
 
 # Each pixel of a tile keeps a 16-bit and two 32-bit sums in registers; of 32, that leaves room for
 # the inputs and a row of weights.
@@ -37,7 +37,8 @@ class Depthwise:
         scale = "" if self.scale is None else f", {self.scale}"
         for name, tiles, pixels in self.calls:
             first, at = pixel * self.stride * self.channels, pixel * self.channels
-            lines.append(f"{name}(window, {first}, {self.constant.name}, {out} + {at}, {tiles}{scale});")
+            arguments = f"{out} + {at}, {tiles}, {self.channels}{scale}"
+            lines.append(f"{name}(window, {first}, {self.constant.name}, {arguments});")
             pixel += tiles * pixels
         return "\n".join(lines)
 
@@ -69,7 +70,7 @@ def lower_depthwise(label: str, conv: q.QConv, e: Epilogue, width: int) -> Depth
         cuts = "_".join(str(s) for s in starts[1:])
         name = (
             f"depthwise_{kh}x{kw}_s{conv.stride[1]}d{conv.dilation[1]}_{pixels}x{BLOCK}_neon"
-            f"_c{channels}_{e.label}{f'_cut{cuts}' if cuts else ''}"
+            f"{'' if channels % BLOCK == 0 else '_ragged'}_{e.label}{f'_cut{cuts}' if cuts else ''}"
         )
         source = render(
             "kernels/neon/depthwise.c.j2",
@@ -78,11 +79,10 @@ def lower_depthwise(label: str, conv: q.QConv, e: Epilogue, width: int) -> Depth
             kernel=(kh, kw),
             taps=kh * kw,
             stride=conv.stride[1],
-            channels=channels,
-            groups=len(block_starts(channels)),
+            aligned=channels % BLOCK == 0,
             group_bytes=packed.shape[1],
             pixels=pixels,
-            lines=_tap_lines(conv, starts, pixels, channels),
+            lines=_tap_lines(conv, starts, pixels),
         )
         kernels.append(Kernel(name, source))
         calls.append((name, tiles, pixels))
@@ -90,7 +90,7 @@ def lower_depthwise(label: str, conv: q.QConv, e: Epilogue, width: int) -> Depth
     return Depthwise(tuple(kernels), constant, tuple(calls), conv.stride[1], channels, e.scale)
 
 
-def _tap_lines(conv: q.QConv, starts: list[int], pixels: int, channels: int) -> list[str]:
+def _tap_lines(conv: q.QConv, starts: list[int], pixels: int) -> list[str]:
     """C statements that sum all taps into ``low0``, ``high0``, ...: each input is loaded once a row."""
     kh, kw = conv.kernel
     stride, dilation = conv.stride[1], conv.dilation[1]
@@ -103,10 +103,9 @@ def _tap_lines(conv: q.QConv, starts: list[int], pixels: int, channels: int) -> 
     ]
     for row in range(kh):
         lines += [f"const int8x8_t w{t} = vld1_s8(v + {8 * t});" for t in range(row * kw, row * kw + kw)]
-        columns = sorted({p * stride + k * dilation for p in range(pixels) for k in range(kw)})
-        for column in columns:
+        for column in _columns(conv, pixels):
             x = f"x{row}_{column}"
-            lines.append(f"const int8x8_t {x} = vld1_s8(x{row} + {column * channels});")
+            lines.append(f"const int8x8_t {x} = vld1_s8(x{row} + {column} * channels);")
             for p in range(pixels):
                 offset, rest = divmod(column - p * stride, dilation)
                 if rest or not 0 <= offset < kw:
@@ -123,3 +122,9 @@ def _tap_lines(conv: q.QConv, starts: list[int], pixels: int, channels: int) -> 
                     lines.append(f"low{p} = vaddw_s16({low}, vget_low_s16(s{p}));")
                     lines.append(f"high{p} = vaddw_high_s16({high}, s{p});")
     return lines
+
+
+def _columns(conv: q.QConv, pixels: int) -> list[int]:
+    """Input pixels of a row that a tile reads, from its first on."""
+    stride, dilation = conv.stride[1], conv.dilation[1]
+    return sorted({p * stride + k * dilation for p in range(pixels) for k in range(conv.kernel[1])})

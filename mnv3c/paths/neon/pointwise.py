@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +12,21 @@ from mnv3c.paths.neon.epilogue import Epilogue
 from mnv3c.paths.neon.pack import BLOCK, pack_blocks
 from mnv3c.paths.neon.tile import Depth, tile_name, tile_values
 
-PIXELS = 4
 # Weights of a chunk of output channels stay in a 32 KiB first-level cache beside inputs and outputs.
 CHUNK_BYTES = 12 * 1024
+
+
+def pixel_runs(pixels: int) -> dict[int, int]:
+    """Cut a number of pixels into tiles of 4, and of 3 where 4 does not divide: size to count.
+
+    Tiles of 1 and 2 load nearly as much as they compute; only very small maps need them.
+    """
+    threes = -pixels % 4
+    if 3 * threes <= pixels:
+        runs = {4: (pixels - 3 * threes) // 4, 3: threes}
+    else:
+        runs = {4: pixels // 4, pixels % 4: 1}
+    return {size: count for size, count in runs.items() if count}
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +39,15 @@ class Pointwise:
     depth: int
     channels: int
     block_bytes: int
-    loops: int
+    looped: bool
+    sizes: tuple[int, ...]
     residual: bool
     scale: str | None
 
     def call(
-        self, x: str, x_step: int, y: str, y_step: int, pixels: str, residual: str = "", around: str = ""
+        self, x: str, x_step: int, y: str, y_step: int, pixels: int, residual: str = "", around: str = ""
     ) -> str:
-        """C statements for ``pixels`` (an expression) pixels.
+        """C statements for ``pixels`` pixels.
 
         Args:
             x, y, residual: C expressions of typed pointers.
@@ -70,7 +82,7 @@ class Pointwise:
         x_step: int,
         y: str,
         y_step: int,
-        pixels: str,
+        pixels: int,
         residual: str,
         block: str,
         blocks: str,
@@ -82,38 +94,41 @@ class Pointwise:
         w = self.constant.name + (f" + {block} * {self.block_bytes}" if block != "0" else "")
         arguments = [x, str(x_step), w, f"{y}{shift}", str(y_step)]
         arguments += [f"{residual}{shift}"] if self.residual else []
-        arguments += [pixels, blocks]
+        runs = pixel_runs(pixels)
+        arguments += [*(str(runs.get(size, 0)) for size in self.sizes), blocks]
         arguments += [self.scale] if self.scale is not None else []
-        arguments += [str(self.loops)] if self.loops else []
+        arguments += [str(self.depth)] if self.looped else []
         return f"{self.name}({', '.join(arguments)});"
 
 
-def lower_pointwise(label: str, weight: np.ndarray, e: Epilogue, runs: Sequence[int]) -> Pointwise:
+def lower_pointwise(label: str, weight: np.ndarray, e: Epilogue, pixels: int) -> Pointwise:
     """Kernels for ``weight`` (int8 ``[out, in]``, out >= 8).
 
     Args:
         label: makes the constant's name unique.
-        runs: the numbers of pixels that will be asked for in one call.
+        pixels: how many are computed in one call.
     """
     channels, inputs = weight.shape
     depth = Depth.of(inputs)
-    sizes = sorted({r % PIXELS for r in runs} - {0}) + ([PIXELS] if max(runs) >= PIXELS else [])
+    sizes = sorted(pixel_runs(pixels), reverse=True)
     tiles = {p: tile_name(p, depth) for p in sizes}
     rests = "".join(str(p) for p in sizes)
-    name = f"pointwise_{rests}x{BLOCK}_neon_{depth.label}_{e.label}"
+    cuts = "_".join(dict.fromkeys(t.rsplit("_", 1)[1] for t in tiles.values()))
+    name = f"pointwise_{rests}x{BLOCK}_neon_{cuts}_{e.label}"
     kernels = [
         Kernel(tile_name(p, depth), render("kernels/neon/tile.c.j2", **tile_values(p, depth))) for p in sizes
     ]
-    source = render("kernels/neon/pointwise.c.j2", name=name, e=e, tiles=tiles, looped=depth.pairs > 0)
+    source = render("kernels/neon/pointwise.c.j2", name=name, e=e, tiles=tiles, looped=depth.looped)
     packed = pack_blocks(weight, e.parameters)
     return Pointwise(
         kernels=(*kernels, Kernel(name, source)),
         constant=Constant(f"weights_{label}", packed, "weight"),
         name=name,
-        depth=inputs,
+        depth=depth.bytes,
         channels=channels,
         block_bytes=packed.shape[1],
-        loops=-32 * depth.pairs,
+        looped=depth.looped,
+        sizes=tuple(sizes),
         residual=e.kind == "residual",
         scale=e.scale,
     )

@@ -59,11 +59,13 @@ def shape_text(t: Tensor) -> str:
 def as_fused(node: Node | None) -> q.FusedConv | None:
     """A convolution as a fused one, whether or not anything is fused to it.
 
-    ``None`` for other nodes, and for a convolution whose weights need 16 bits.
+    ``None`` for other nodes, and for a convolution whose weights need 16 bits or that rounds twice.
     """
     if isinstance(node, q.QConv):
         node = q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
-    return node if isinstance(node, q.FusedConv) and node.conv.weight.dtype == np.int8 else None
+    if not isinstance(node, q.FusedConv) or node.conv.weight.dtype != np.int8:
+        return None
+    return node if node.conv.requant.right is None else None
 
 
 def lower_node(context: Context, node: Node) -> Lowered:
@@ -171,14 +173,14 @@ def _pointwise(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut |
     x, y = context.tensor(node.inputs[0]), context.tensor(node.outputs[0])
     pixels = x.shape[0] * x.shape[1]
     weight = node.conv.weight.reshape(y.shape[2], x.shape[2])
-    kernel = lower_pointwise(label, weight, e, [pixels])
+    kernel = lower_pointwise(label, weight, e, pixels)
     residual = context.pointer(node.inputs[1]) if node.residual is not None else ""
     body = kernel.call(
         context.pointer(node.inputs[0]),
         x.shape[2],
         context.pointer(node.outputs[0], const=False),
         y.shape[2],
-        str(pixels),
+        pixels,
         residual,
     )
     kind = "fully connected" if pixels == 1 else "convolution 1x1"
@@ -273,13 +275,13 @@ def _gathered(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut | 
     label = identifier(node.name)
     ring = make_ring(label, geometry_of(conv, x, y.shape[0], y.shape[1]), x)
     gather = lower_gather(conv, ring.geometry)
-    kernel: Pointwise = lower_pointwise(label, conv.weight.reshape(y.shape[2], -1), e, [y.shape[1]])
+    kernel: Pointwise = lower_pointwise(label, conv.weight.reshape(y.shape[2], -1), e, y.shape[1])
     columns = Region(f"{label}_columns", gather.bytes)
     at = f"y * {y.shape[1] * y.shape[2]}"
     residual = f"({context.pointer(node.inputs[1])}) + {at}" if node.residual is not None else ""
     out = f"({context.pointer(node.outputs[0], const=False)}) + {at}"
     consume = f"{gather.kernel.name}(window, (int8_t *)R_{columns.name}, {y.shape[1]});\n" + kernel.call(
-        f"(const int8_t *)R_{columns.name}", gather.step, out, y.shape[2], str(y.shape[1]), residual
+        f"(const int8_t *)R_{columns.name}", gather.step, out, y.shape[2], y.shape[1], residual
     )
     body = ring.body("", copy_rows(ring, context.pointer(node.inputs[0])), consume)
     title = f"convolution {kh}x{kw}, {shape_text(x)} to {shape_text(y)}"
@@ -354,7 +356,7 @@ def _channel_sum(context: Context, node: q.ChannelSum) -> Stage | None:
 def _requantize(context: Context, node: q.Requantize) -> Stage | None:
     y = context.tensor(node.output)
     r, channels = node.requant, y.shape[2]
-    if channels % BLOCK or r.offset.any():
+    if channels % BLOCK or r.offset.any() or r.right is not None:
         return None
     label = identifier(node.name)
     out_type = CTYPE[y.dtype]

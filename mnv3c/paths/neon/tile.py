@@ -27,40 +27,40 @@ class Depth:
 
     Attributes:
         half: whether the first slice is 8 channels deep.
-        lead: slices of 16 that follow before the loop.
-        pairs: iterations of the loop, two slices of 16 each.
+        slices: slices of 16 that follow.
     """
 
     half: bool
-    lead: int
-    pairs: int
+    slices: int
 
     @staticmethod
     def of(channels: int) -> Depth:
         """The cut for ``channels`` input channels; the packed weights are zero beyond them."""
         slices, rest = divmod(channels, STEP_BYTES)
-        half = 0 < rest <= HALF_BYTES
-        slices += rest > HALF_BYTES
-        if slices + half <= 3:
-            return Depth(half, slices, 0)
-        # The loop only adds, so the slice that sets the sums has to be through before it.
-        lead = 2 - half + (slices - half) % 2
-        return Depth(half, lead, (slices - lead) // 2)
+        return Depth(0 < rest <= HALF_BYTES, slices + (rest > HALF_BYTES))
 
     @property
     def bytes(self) -> int:
         """Depth of the packed weights."""
-        return HALF_BYTES * self.half + STEP_BYTES * (self.lead + 2 * self.pairs)
+        return HALF_BYTES * self.half + STEP_BYTES * self.slices
 
     @property
-    def before_loop(self) -> int:
-        """Bytes of a pixel before the loop."""
-        return HALF_BYTES * self.half + STEP_BYTES * self.lead
+    def looped(self) -> bool:
+        return self.half + self.slices > 3
 
-    @property
-    def label(self) -> str:
-        """What distinguishes the code (not the trip count, which is an argument)."""
-        return f"{'h' if self.half else ''}{self.lead}{'n' if self.pairs else ''}"
+    def lead(self, period: int) -> int:
+        """Slices of 16 before a loop of ``period`` slices an iteration; all of them without a loop.
+
+        The loop only adds, so the slice that sets the sums has to be through before it.
+        """
+        if not self.looped:
+            return self.slices
+        least = 2 - self.half
+        return least + (self.slices - least) % period
+
+    def label(self, period: int) -> str:
+        """What distinguishes the code of a tile; the trip count is an argument."""
+        return f"{'h' if self.half else ''}{self.lead(period)}{'n' if self.looped else ''}"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Stream:
     Attributes:
         lines: assembly. Operands: ``r0`` to ``r3`` results; ``x0``... pixels; ``w`` packed weights, which
             moves on; with a loop also ``k``, minus the bytes of a pixel that it covers, and ``e0``...,
-            ``f0``...: the end of that pixel, and ``second`` bytes beside it.
+            ``f0``...: the end of that pixel, and ``second`` bytes beside it (where that is not 0).
         second: distance of ``f`` from ``e``.
         overread: bytes of weights that ``w`` has moved beyond the tile's own.
     """
@@ -143,7 +143,8 @@ class Stream:
         self.lines: list[str] = []
         self.overread = 0
         self.second = 0
-        if depth.pairs:
+        self._period = self._registers.sets
+        if depth.looped:
             self._looped()
         else:
             self._straight()
@@ -206,31 +207,34 @@ class Stream:
         self.lines += [*pixels[:1], *weights[:1], *pixels[1:], *weights[1:]]
 
     def _straight(self) -> None:
-        stream = self._slices(self._depth.half + self._depth.lead)
+        stream = self._slices(self._depth.half + self._depth.lead(self._period))
         self._emit_first_loads(stream)
         self._emit(i for i in stream if i.step >= 0)
 
     def _looped(self) -> None:
         # The loop is the window [begin, end) of an endless stream of slices.
-        first = self._depth.half + self._depth.lead
-        begin, end = first * self._steps, (first + 2) * self._steps
+        first = self._depth.half + self._depth.lead(self._period)
+        begin, end = first * self._steps, (first + self._period) * self._steps
         stream = self._slices(first + 5)
         self._emit_first_loads(stream)
         self._emit(i for i in stream if 0 <= i.step < begin)
         self.lines.append("1:")
         advance = begin + 3  # between this iteration's loads and those for the next one
         window = [self._indexed(i, first, advance) for i in stream if begin <= i.step < end]
-        self._emit([*window, _Instruction(advance, 4, "adds %[k], %[k], #32", first)])
+        self._emit(
+            [*window, _Instruction(advance, 4, f"adds %[k], %[k], #{STEP_BYTES * self._period}", first)]
+        )
         self.lines.append("b.ne 1b")
-        self._emit(i for i in stream if i.step >= end and i.index <= first + 1)
-        beyond = [i for i in stream if i.step < end and i.index > first + 1 and i.text.startswith("ldp")]
+        last = first + self._period - 1
+        self._emit(i for i in stream if i.step >= end and i.index <= last)
+        beyond = [i for i in stream if i.step < end and i.index > last and i.text.startswith("ldp")]
         self.overread = 2 * STEP_BYTES * len(beyond)
 
     def _indexed(self, load: _Instruction, first: int, advance: int) -> _Instruction:
-        """A load of the loop, relative to ``k``, which ``advance`` moves by two slices."""
+        """A load of the loop, relative to ``k``, which moves on in step ``advance``."""
         if not load.text.startswith("ldr"):
             return load
-        offset = STEP_BYTES * (load.index - first) - (2 * STEP_BYTES if load.step > advance else 0)
+        offset = STEP_BYTES * (load.index - first) - (STEP_BYTES * self._period if load.step > advance else 0)
         base = "f" if offset else "e"
         assert offset in (0, self.second or offset)
         self.second = offset or self.second
@@ -247,8 +251,12 @@ class Stream:
             self.lines.append(f"addp {regs.name(pixel)}.4s, v{a}.4s, v{c}.4s")
 
 
+def _period(pixels: int) -> int:
+    return _Registers(pixels).sets
+
+
 def tile_name(pixels: int, depth: Depth) -> str:
-    return f"tile_{pixels}x{CHANNELS}_neon_{depth.label}"
+    return f"tile_{pixels}x{CHANNELS}_neon_{depth.label(_period(pixels))}"
 
 
 def tile_values(pixels: int, depth: Depth) -> dict[str, object]:
@@ -258,8 +266,8 @@ def tile_values(pixels: int, depth: Depth) -> dict[str, object]:
         "name": tile_name(pixels, depth),
         "pixels": pixels,
         "lines": stream.lines,
-        "looped": depth.pairs > 0,
-        "before_loop": depth.before_loop,
+        "looped": depth.looped,
+        "before_loop": HALF_BYTES * depth.half + STEP_BYTES * depth.lead(_period(pixels)),
         "second": stream.second,
         "clobbers": stream.clobbers,
         "overread": stream.overread,

@@ -210,7 +210,15 @@ class _Importer:
             y = self.value(op.y, op.place)
             if op.kind == "ADD":
                 result = self.builder.add(
-                    x, y, affine=out, low=op.low, high=op.high, place=op.place, name=name
+                    x,
+                    y,
+                    affine=out,
+                    low=op.low,
+                    high=op.high,
+                    place=op.place,
+                    name=name,
+                    # XNNPACK adds with 20 bits, the built-in kernels with all 31.
+                    bits=22 if self.builder.round_twice else 20,
                 )
             elif op.kind == "MUL":
                 result = self.product(op, x, y, out)

@@ -1,10 +1,11 @@
 """The table of issue 3: what the generated code costs on each core, beside its peers.
 
-    python benchmarks/kernels.py [--network large|small] [--core cortex-a76] [--work DIR] [--json FILE]
+    python benchmarks/kernels.py [--network NAME] [--core CORE] [--work DIR [--show]] [--json FILE]
 
 Compiles MobileNetV3 Large and Small of the zoo (random weights and calibration: neither changes a count
 by more than a branch) for each core and counts one run as ``mnv3c bench`` does. ``--work`` keeps the
-quantised networks and the reports: run again, only the code is generated and counted anew.
+quantised networks and the reports: run again, only the code is generated and counted anew; with
+``--show``, nothing is, and the reports that are there make the table.
 Exit code 1 if a measured row misses what it must reach.
 """
 
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mnv3c import api, targets
-from mnv3c.bench.report import Report, bench
+from mnv3c.bench.report import bench
 from mnv3c.bench.table import count
 from mnv3c.codegen.library import build_library
 from mnv3c.codegen.program import Options
@@ -48,6 +49,9 @@ def quantized(network: str, work: Path) -> Graph:
     return serialize.loads(file.read_bytes())
 
 
+Report = Mapping[str, Any]  # what `mnv3c bench --json` prints
+
+
 def measure(network: str, core: str, work: Path, cc: str | None) -> Report:
     """Compile for one core and count.
 
@@ -65,14 +69,14 @@ def measure(network: str, core: str, work: Path, cc: str | None) -> Report:
     )
     folder = work / f"{network}_{core}"
     write_folder(folder, library.files)
-    report = bench(open_library(folder), path=path, cpu=core, cc=cc)
-    (work / f"{network}_{core}.json").write_text(json.dumps(report.as_json(), indent=1))
+    report = bench(open_library(folder), path=path, cpu=core, cc=cc).as_json()
+    (work / f"{network}_{core}.json").write_text(json.dumps(report, indent=1))
     return report
 
 
 def value(report: Report, what: str) -> float | None:
     """One figure of a report, by its name in ``peers.toml``."""
-    found = getattr(report.sizes if what in _IN_MEMORY else report.total, what)
+    found = report["sizes" if what in _IN_MEMORY else "total"][what]
     return None if found is None else float(found)
 
 
@@ -120,6 +124,7 @@ def main() -> int:
     parser.add_argument("--core", action="append", choices=sorted({c for _, c in wanted}))
     parser.add_argument("--cc", help="C compiler command")
     parser.add_argument("--work", type=Path, help="folder to keep networks and reports in")
+    parser.add_argument("--show", action="store_true", help="measure nothing, show what --work holds")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 140)
@@ -130,12 +135,17 @@ def main() -> int:
         for network, core in wanted:
             if network not in (arguments.network or [network]) or core not in (arguments.core or [core]):
                 continue
+            kept = work / f"{network}_{core}.json"
+            if arguments.show:
+                if kept.is_file():
+                    reports[network, core] = json.loads(kept.read_text())
+                continue
             try:
                 reports[network, core] = measure(network, core, work, arguments.cc)
             except (Mnv3cError, CheckFailed) as error:
                 console.print(f"{network} on {core}: {error}", style="yellow", highlight=False)
     results = rows(table, reports)
-    compilers = {f"{r.compiler.version} {r.compiler.flags[1]}" for r in reports.values()}
+    compilers = {f"{r['compiler']['version']} {r['compiler']['flags'][1]}" for r in reports.values()}
     console.print(*sorted(compilers), sep="\n", style="dim", highlight=False)
     console.print(show(table, results))
     if arguments.json is not None:

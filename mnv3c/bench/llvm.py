@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,8 @@ _ATTRIBUTES = "+v8.6a,+dotprod,+i8mm,+bf16,+fullfp16,+aes,+sha2"
 _UNPRICED = re.compile(r"^(mrs|msr|svc|brk|dc|ic|sys|at|tlbi|hint|isb|dmb|dsb|bti|pac|aut|prfm|udf)")
 _ITERATIONS = 60
 _CHUNK = 150
+_COPIES = 12  # a multiple of all numbers of like units
+_WHOLE = 0.04  # cycles; an average nearer than this to a whole number is one
 
 
 @dataclass(frozen=True)
@@ -34,26 +36,26 @@ class Tools:
 
 
 @dataclass(frozen=True)
+class Use:
+    """Units that an instruction keeps busy: any one of ``units`` for ``cycles``, or all of them together
+    where ``cycles`` is at least their number (128-bit work on two 64-bit pipes)."""
+
+    units: tuple[str, ...]
+    cycles: float
+
+
+@dataclass(frozen=True)
 class Timing:
     """One instruction on one core.
 
     Attributes:
         latency: cycles from issue to result.
-        units: pairs (kind of unit, cycles for which it is busy, all units of that kind together).
         throughput: cycles an instruction when it alone is repeated.
     """
 
     latency: int
-    units: tuple[tuple[str, float], ...]
+    uses: tuple[Use, ...]
     throughput: float
-
-
-@dataclass(frozen=True)
-class Model:
-    """What LLVM knows about a core: how many units of each kind, and the timing of instructions."""
-
-    units: dict[str, int]
-    timings: dict[str, Timing]
 
 
 @functools.cache
@@ -147,42 +149,67 @@ def _mca(source: str, core: str, options: Sequence[str]) -> dict[str, Any]:
     return dict(json.loads(_run(argv, source)))
 
 
-def model(texts: Sequence[str], core: str) -> Model:
-    """Timings of instructions on a core.
+def timings(texts: Iterable[str], core: str) -> dict[str, Timing]:
+    """Latencies and units of instructions on a core.
 
     An instruction without a model gets a latency of 4 and no unit.
     """
     unique = list(dict.fromkeys(texts))
-    units: dict[str, int] = {}
-    timings: dict[str, Timing] = {}
+    found: dict[str, Timing] = {}
 
     def load(part: list[str]) -> None:
         try:
-            _load_timings(part, core, units, timings)
+            found.update(_load_timings(part, core))
         except (Mnv3cError, ValueError, KeyError):
             if len(part) == 1:
-                timings[part[0]] = Timing(4, (), 1.0)
+                found[part[0]] = Timing(4, (), 1.0)
                 return
             load(part[: len(part) // 2])
             load(part[len(part) // 2 :])
 
-    for i in range(0, len(unique), 400):
-        load(unique[i : i + 400])
-    return Model(units, timings)
+    for i in range(0, len(unique), _CHUNK):
+        load(unique[i : i + _CHUNK])
+    return found
 
 
-def _load_timings(part: list[str], core: str, units: dict[str, int], timings: dict[str, Timing]) -> None:
-    output = _mca("\n".join(part) + "\n", core, ["-iterations=1"])
+def _load_timings(part: list[str], core: str) -> dict[str, Timing]:
+    # In several copies, so that units of which any will do are seen to take turns.
+    lines = [text for text in part for _ in range(_COPIES)]
+    output = _mca("\n".join(lines) + "\n", core, ["-iterations=1"])
     region = output["CodeRegions"][0]
     listed = region["InstructionInfoView"]["InstructionList"]
-    if len(listed) != len(part):
+    if len(listed) != len(lines):
         raise ValueError("an instruction was not understood")
-    # "A55UnitALU.0", "A55UnitALU.1": two units of one kind.
-    kinds = [re.sub(r"\.\d+$", "", name) for name in output["TargetInfo"]["Resources"]]
-    for kind in set(kinds):
-        units[kind] = kinds.count(kind)
+    names = output["TargetInfo"]["Resources"]
     busy: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for entry in region["ResourcePressureView"]["ResourcePressureInfo"]:
-        busy[entry["InstructionIndex"]][kinds[entry["ResourceIndex"]]] += entry["ResourceUsage"]
-    for i, (text, info) in enumerate(zip(part, listed, strict=True)):
-        timings[text] = Timing(info["Latency"], tuple(sorted(busy[i].items())), info["RThroughput"])
+        if entry["InstructionIndex"] < len(lines):  # behind them: the total
+            share = entry["ResourceUsage"] / _COPIES
+            busy[entry["InstructionIndex"] // _COPIES][names[entry["ResourceIndex"]]] += share
+    result = {}
+    for i, text in enumerate(part):
+        info = listed[i * _COPIES]
+        result[text] = Timing(info["Latency"], _uses(busy[i], names), info["RThroughput"])
+    return result
+
+
+def _uses(busy: Mapping[str, float], names: Sequence[str]) -> tuple[Use, ...]:
+    """Units from their average use by one instruction.
+
+    Units of one kind are called ``Kind.0`` and ``Kind.1`` (LLVM 19 writes the number as a character of
+    that code). Kinds in broken numbers of cycles took turns: any of them will do.
+    """
+    kinds: dict[str, float] = defaultdict(float)
+    for name, cycles in busy.items():
+        kinds[_kind(name)] += cycles
+    members = {kind: tuple(n for n in names if _kind(n) == kind) for kind in kinds}
+    turns = [kind for kind, cycles in kinds.items() if abs(cycles - round(cycles)) > _WHOLE]
+    uses = [Use(members[kind], float(round(c))) for kind, c in kinds.items() if kind not in turns]
+    if turns:
+        units = tuple(unit for kind in turns for unit in members[kind])
+        uses.append(Use(units, max(1.0, float(round(sum(kinds[kind] for kind in turns))))))
+    return tuple(use for use in uses if use.cycles)
+
+
+def _kind(unit: str) -> str:
+    return re.sub(r"\.(\d+|[\x00-\x1f])$", "", unit)

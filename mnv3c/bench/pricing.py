@@ -54,14 +54,14 @@ def price(code: Code, blocks: Sequence[Block], counts: np.ndarray, target: Targe
     words = np.unique(np.concatenate([code.words[blocks[i].first : blocks[i].last + 1] for i in hot]))
     text = dict(zip(words.tolist(), llvm.disassemble(words.tolist()), strict=True))
     bodies = [tuple(text[int(w)] for w in code.words[blocks[i].first : blocks[i].last + 1]) for i in hot]
-    model = llvm.model(list(text.values()), target.mca_cpu)
+    timings = llvm.timings(text.values(), target.mca_cpu)
     in_order = target.core is not None and target.core.pipeline == "in-order"
     if in_order:
         width = target.core.issue_width if target.core else 2
         known: dict[tuple[str, ...], float] = {}
         for body in bodies:
             if body not in known:
-                known[body] = scoreboard.block_cycles(body, model, width)
+                known[body] = scoreboard.block_cycles(body, timings, width)
         prices = [known[body] for body in bodies]
     else:
         unique = list(dict.fromkeys(bodies))
@@ -77,6 +77,6 @@ def price(code: Code, blocks: Sequence[Block], counts: np.ndarray, target: Targe
     for i, body in zip(hot, bodies, strict=True):
         for word, instruction in zip(code.words[blocks[i].first : blocks[i].last + 1], body, strict=True):
             if isa.decode(int(word)).kind in isa.MULTIPLY_ACCUMULATE:
-                bound[i] += model.timings[instruction].throughput
+                bound[i] += timings[instruction].throughput
     method = "scoreboard" if in_order else "pipeline simulation"
     return Pricing(f"{method}, LLVM's {target.mca_cpu}", tuple(blocks), cycles, bound)

@@ -7,9 +7,10 @@ This model takes LLVM's latencies and units alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
-from mnv3c.bench.llvm import Model, Timing
+from mnv3c.bench.llvm import Timing, Use
 from mnv3c.bench.operands import Operands, parse
 
 # Cycles after which the accumulator of a multiply-accumulate may be that of the next one of its kind,
@@ -23,12 +24,12 @@ _WARM_UP, _MEASURED = 12, 12
 class _Core:
     """State of the pipeline: the cycle of the next issue, and when registers and units are free."""
 
-    def __init__(self, model: Model, width: int) -> None:
+    def __init__(self, width: int) -> None:
         self._width = width
         self._cycle, self._issued = 0, 0
         self._ready: dict[str, int] = {}
         self._producer: dict[str, tuple[str, int]] = {}
-        self._free = {kind: [0.0] * count for kind, count in model.units.items()}
+        self._free: dict[str, float] = defaultdict(float)
 
     @property
     def now(self) -> float:
@@ -38,9 +39,9 @@ class _Core:
         start = float(self._cycle)
         for register in operands.reads:
             start = max(start, self._available(register, operands))
-        for kind, busy in timing.units:
-            units = self._free[kind]
-            start = max(start, max(units) if self._takes_all(units, busy) else min(units))
+        for use in timing.uses:
+            free = [self._free[unit] for unit in use.units]
+            start = max(start, max(free) if _takes_all(use) else min(free))
         at = -int(-start // 1)
         if at > self._cycle:
             self._cycle, self._issued = at, 0
@@ -62,30 +63,30 @@ class _Core:
                 return issued + _ACCUMULATOR_FORWARDING
         return ready
 
-    @staticmethod
-    def _takes_all(units: Sequence[float], busy: float) -> bool:
-        return len(units) > 1 and busy >= len(units)
-
     def _occupy(self, timing: Timing) -> None:
-        for kind, busy in timing.units:
-            units = self._free[kind]
-            if self._takes_all(units, busy):
-                units[:] = [self._cycle + busy / len(units)] * len(units)
+        for use in timing.uses:
+            if _takes_all(use):
+                for unit in use.units:
+                    self._free[unit] = self._cycle + use.cycles / len(use.units)
             else:
-                first = units.index(min(units))
-                units[first] = max(units[first], self._cycle) + busy
+                first = min(use.units, key=lambda unit: self._free[unit])
+                self._free[first] = max(self._free[first], self._cycle) + use.cycles
 
 
-def block_cycles(texts: Sequence[str], model: Model, width: int) -> float:
+def _takes_all(use: Use) -> bool:
+    return len(use.units) > 1 and use.cycles >= len(use.units)
+
+
+def block_cycles(texts: Sequence[str], timings: Mapping[str, Timing], width: int) -> float:
     """Cycles an iteration when a block is repeated; L1 hits and right predictions assumed.
 
     Args:
         texts: assembly of its instructions.
-        model: LLVM's, with a timing for each of them.
+        timings: LLVM's, of each of them.
         width: instructions that the core issues a cycle.
     """
-    core = _Core(model, width)
-    steps = [(parse(t), model.timings[t]) for t in texts]
+    core = _Core(width)
+    steps = [(parse(t), timings[t]) for t in texts]
     begin = 0.0
     for iteration in range(_WARM_UP + _MEASURED):
         if iteration == _WARM_UP:

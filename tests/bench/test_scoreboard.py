@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from mnv3c.bench.llvm import Model, Timing
+from mnv3c.bench import llvm
+from mnv3c.bench.llvm import Timing, Use
 from mnv3c.bench.operands import parse
 from mnv3c.bench.scoreboard import block_cycles
 
-ALU = Timing(1, (("alu", 1.0),), 0.5)
-VECTOR = Timing(4, (("vector", 1.0),), 1.0)
-LOAD = Timing(4, (("load", 1.0),), 1.0)
-BRANCH = Timing(1, (("branch", 1.0),), 1.0)
-UNITS = {"alu": 2, "vector": 1, "load": 1, "branch": 1}
+
+def timing(latency: int, cycles: float, *units: str) -> Timing:
+    return Timing(latency, (Use(units, cycles),), cycles / len(units))
 
 
-def cycles(*lines: tuple[str, Timing], width: int = 2, units: dict[str, int] = UNITS) -> float:
-    return block_cycles([text for text, _ in lines], Model(units, dict(lines)), width)
+ALU = timing(1, 1.0, "alu.0", "alu.1")
+VECTOR = timing(4, 1.0, "vector")
+LOAD = timing(4, 1.0, "load")
+BRANCH = timing(1, 1.0, "branch")
+
+
+def cycles(*lines: tuple[str, Timing], width: int = 2) -> float:
+    return block_cycles([text for text, _ in lines], dict(lines), width)
 
 
 def test_independent_instructions_fill_the_width():
@@ -61,17 +66,16 @@ def test_an_updated_address_is_there_in_the_next_cycle():
 
 
 def test_a_unit_that_stays_busy():
-    slow = Timing(8, (("vector", 3.0),), 3.0)
+    slow = timing(8, 3.0, "vector")
     assert cycles(("mul v0.4s, v1.4s, v2.4s", slow), ("add x0, x1, x2", ALU)) == 3
 
 
 def test_an_instruction_that_takes_all_units_of_a_kind():
-    wide = Timing(4, (("vector", 2.0),), 1.0)
-    narrow = Timing(4, (("vector", 1.0),), 0.5)
-    units = {**UNITS, "vector": 2}
+    wide = timing(4, 2.0, "vector.0", "vector.1")
+    narrow = timing(4, 1.0, "vector.0", "vector.1")
     # Two 64-bit halves: one full-width instruction a cycle, or two half-width ones.
-    assert cycles(("add v0.4s, v8.4s, v9.4s", wide), ("add v1.4s, v8.4s, v9.4s", wide), units=units) == 2
-    assert cycles(("add v0.2s, v8.2s, v9.2s", narrow), ("add v1.2s, v8.2s, v9.2s", narrow), units=units) == 1
+    assert cycles(("add v0.4s, v8.4s, v9.4s", wide), ("add v1.4s, v8.4s, v9.4s", wide)) == 2
+    assert cycles(("add v0.2s, v8.2s, v9.2s", narrow), ("add v1.2s, v8.2s, v9.2s", narrow)) == 1
 
 
 def test_flags_carry_from_the_compare_to_the_branch():
@@ -152,3 +156,27 @@ def test_only_the_accumulator_is_one():
     assert parse("sdot v0.4s, v1.16b, v2.16b").accumulator == "v0"
     assert parse("smull v0.8h, v1.8b, v2.8b").accumulator is None
     assert parse("mov v0.s[1], w2").accumulator is None
+
+
+@pytest.mark.skipif(llvm.tools() is None, reason="llvm-mc and llvm-mca are not installed")
+def test_units_that_llvm_knows():
+    """Cortex-A55 Software Optimization Guide: 128-bit vector work one a cycle, 64-bit work two a cycle;
+    two integer units; one load a cycle; SDOT has a latency of 4."""
+    block = {
+        "sdot": [f"sdot v{i}.4s, v30.16b, v31.16b" for i in range(8)],
+        "add 64": [f"add v{i}.2s, v30.2s, v31.2s" for i in range(8)],
+        "add": [f"add x{i}, x10, x11" for i in range(8)],
+        "ldr": [f"ldr q{i}, [x{i}]" for i in range(8)],
+    }
+    timings = llvm.timings([t for texts in block.values() for t in texts], "cortex-a55")
+    assert timings[block["sdot"][0]].latency == 4
+    found = {name: block_cycles(texts, timings, 2) for name, texts in block.items()}
+    assert found == {"sdot": 8, "add 64": 4, "add": 4, "ldr": 8}
+
+
+@pytest.mark.skipif(llvm.tools() is None, reason="llvm-mc and llvm-mca are not installed")
+def test_units_of_which_any_will_do():
+    # Two vector pipes under names of their own, of which LLVM picks one: the order must not matter.
+    texts = [f"sdot v{i}.4s, v30.16b, v31.16b" for i in range(8)]
+    for order in (texts, texts[::-1], [t for t in texts for _ in range(2)]):
+        assert block_cycles(texts, llvm.timings(order, "cortex-a510"), 3) == pytest.approx(4)

@@ -19,7 +19,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -83,15 +85,15 @@ def litert_classifier(path: Path) -> tuple[str, Classifier]:
             interpreter.allocate_tensors()
         except (RuntimeError, ValueError):
             continue
-        source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-
-        def classify(x: np.ndarray) -> np.ndarray:
-            interpreter.set_tensor(source["index"], x[None].astype(source["dtype"]))
-            interpreter.invoke()
-            return interpreter.get_tensor(sink["index"]).ravel()
-
-        return name, classify
+        return name, partial(_invoke, interpreter)
     raise SystemExit(f"LiteRT does not load {path.name}")
+
+
+def _invoke(interpreter: Any, x: np.ndarray) -> np.ndarray:
+    source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    interpreter.set_tensor(source["index"], x[None].astype(source["dtype"]))
+    interpreter.invoke()
+    return interpreter.get_tensor(sink["index"]).ravel()
 
 
 def onnxruntime_classifier(path: Path) -> tuple[str, Classifier]:

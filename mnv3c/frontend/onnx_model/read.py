@@ -15,7 +15,7 @@ from mnv3c.errors import Mnv3cError
 
 MAX_FILE_BYTES = 2**31 - 1
 MAX_ELEMENTS = 2**27
-MAX_NODES = 20_000
+MAX_NODES = 4_000
 MIN_OPSET, MAX_OPSET = 7, 24
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 _INTEGERS = (

@@ -73,9 +73,13 @@ def load(
 def _load_file(path: Path, input_shape: tuple[int, ...] | None, name: str | None) -> Graph:
     if not path.is_file():
         raise Mnv3cError("no such file", str(path))
+    graph_name = name or _identifier(path.stem)
+    if path.suffix == ".tflite":
+        from mnv3c.frontend.tflite import load_float
+
+        return load_float(path, graph_name)
     from mnv3c.frontend import onnx
 
-    graph_name = name or _identifier(path.stem)
     return onnx.load(path, input_shape, lambda module, meta: _lower(module, graph_name, meta))
 
 

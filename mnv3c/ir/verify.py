@@ -112,12 +112,12 @@ def _check_requant(place: str, r: q.Requant, channels: int) -> None:
     )
     _require(-128 <= r.low <= r.high <= 127, place, "clamp outside int8")
     if r.right is not None:
-        _require(r.right.dtype == np.int8 and r.right.shape == (channels,), place, "right shift int8 a channel")
+        _require(r.right.dtype == np.int8 and r.right.shape == (channels,), place, "right shift int8 [C]")
         _require(bool(((r.right >= 0) & (r.right <= 30)).all()), place, "right shift outside [0, 30]")
 
 
 def _table(graph: Graph, node: q.QLut) -> None:
-    _require(node.table.shape == (256,) and node.table.dtype == np.int8, node.name, "table must be int8 [256]")
+    _require(node.table.shape == (256,) and node.table.dtype == np.int8, node.name, "table int8 [256]")
     _require(graph.tensor(node.inputs[0]).dtype == "int8", node.name, "input must be int8")
     _same_shape(graph, node)
 
@@ -141,7 +141,8 @@ def _add32(graph: Graph, node: q.QAdd32) -> None:
 
 def _multiply(graph: Graph, node: q.QMultiply) -> None:
     _all_int8(graph, node)
-    _require(0 <= node.multiplier < 2**31 and 0 <= node.shift <= 14 and 0 <= node.right <= 30, node.name, "multiplier or shift")
+    _require(0 <= node.multiplier < 2**31, node.name, f"multiplier {node.multiplier}")
+    _require(0 <= node.shift <= 14 and 0 <= node.right <= 30, node.name, "shift out of range")
     _require(all(-128 <= z <= 127 for z in node.zero_points), node.name, "zero point outside int8")
     _require(-128 <= node.low <= node.high <= 127, node.name, "clamp outside int8")
     _gated(graph, node)

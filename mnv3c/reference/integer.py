@@ -130,7 +130,8 @@ def _add(_: Graph, node: q.QAdd, args: list[np.ndarray], dtype: str) -> np.ndarr
 
 
 def _add32(_: Graph, node: q.QAdd32, args: list[np.ndarray], dtype: str) -> np.ndarray:
-    total = sum(a.astype(I64) * m for a, m in zip(args, node.multipliers, strict=True)) + node.bias
+    terms = [a.astype(I64) * m for a, m in zip(args, node.multipliers, strict=True)]
+    total = terms[0] + terms[1] + node.bias
     return np.clip(rounding_shift_right(total, node.shift) + node.offset, node.low, node.high)
 
 

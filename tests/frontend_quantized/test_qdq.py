@@ -62,7 +62,9 @@ class File:
     def conv(self, x: str, channels: int, out: int, kernel: int, groups: int = 1, **attributes) -> str:
         shape = (out, channels // groups, kernel, kernel)
         unsigned = self.dtype == "uint8"
-        weight = self.rng.integers(0 if unsigned else -127, 256 if unsigned else 128, shape).astype(self.dtype)
+        weight = self.rng.integers(0 if unsigned else -127, 256 if unsigned else 128, shape).astype(
+            self.dtype
+        )
         scale = np.float32(0.01) if unsigned else self.rng.uniform(0.005, 0.02, out).astype(np.float32)
         w = self.dequantized(weight, scale, 120 if unsigned else 0)
         bias = self.rng.integers(-900, 900, out).astype(np.int32)
@@ -119,7 +121,9 @@ def compare(file: File, graph, images: int = 3) -> None:
     for seed in range(images):
         x = np.random.default_rng(seed).uniform(-1, 1, (3, 14, 14)).astype(np.float32)
         want = session.run(None, {"image": x[None]})[0].ravel()
-        got = integer.run(graph, {"image": np.ascontiguousarray(x.transpose(1, 2, 0))})[graph.outputs[0]].ravel()
+        got = integer.run(graph, {"image": np.ascontiguousarray(x.transpose(1, 2, 0))})[
+            graph.outputs[0]
+        ].ravel()
         assert np.abs(got - want).max() < 1e-6
 
 
@@ -189,7 +193,9 @@ BAD = {
 
 
 def _attribute(f, name, value):
-    kept = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in f.nodes[4].attribute if a.name != name]
+    kept = [
+        onnx.AttributeProto.FromString(a.SerializeToString()) for a in f.nodes[4].attribute if a.name != name
+    ]
     del f.nodes[4].attribute[:]
     f.nodes[4].attribute.extend([*kept, helper.make_attribute(name, value)])
 

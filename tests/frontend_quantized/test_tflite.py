@@ -9,8 +9,8 @@ import pytest
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import quantized
-from mnv3c.frontend.tflite import arithmetic
 from mnv3c.frontend.quantized.builder import Affine
+from mnv3c.frontend.tflite import arithmetic
 from mnv3c.ir import int_ops as q
 from mnv3c.reference import integer
 from tests.tflite_files import NONE, RELU, RELU6, SAME, VALID, File, small_network

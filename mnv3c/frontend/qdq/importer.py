@@ -284,13 +284,14 @@ class _Importer:
             integers = (integers if transposed else integers.T)[:, None, None, :]
         if weight.scale.size > 1 and weight.axis != channel_axis:
             raise Mnv3cError(f"has weight scales along axis {weight.axis}", node.place)
-        unit = np.float64(x.affine.scale) * weight.scale.astype(np.float64)
+        weight_scale = weight.scale.astype(np.float64)
+        unit = np.float64(x.affine.scale) * weight_scale
         bias = self.bias(node, unit, integers.shape[0])
         self.reals[node.outputs[0]] = Pending(
             lambda affine, low, high, name: self.builder.conv(
                 x,
                 weight=integers,
-                weight_scale=weight.scale.astype(np.float64),
+                weight_scale=weight_scale,
                 bias=bias,
                 window=window,
                 groups=groups,
@@ -412,14 +413,15 @@ def _activate(node: NodeInfo, model: Model, x: np.ndarray) -> np.ndarray:
         return np.clip(x, np.float32(bounds[0]), np.float32(bounds[1]))
     if node.op == "Sigmoid":
         return (one / (one + np.exp(-np.clip(x, -80, 80)))).astype(np.float32)
-    slope, offset = (1 / 6, 0.5) if node.op == "HardSwish" else (0.2, 0.5)
-    slope = np.float32(node.attribute("alpha", slope) if node.op == "HardSigmoid" else slope)
-    offset = np.float32(node.attribute("beta", offset) if node.op == "HardSigmoid" else offset)
+    if node.op == "HardSwish":
+        slope, offset = np.float32(1 / 6), np.float32(0.5)
+    else:
+        slope, offset = np.float32(node.attribute("alpha", 0.2)), np.float32(node.attribute("beta", 0.5))
     gate = np.clip(slope * x + offset, np.float32(0), one)
     return x * gate if node.op == "HardSwish" else gate
 
 
-def _scalar(node: NodeInfo, constant: Constant) -> np.ndarray:
+def _scalar(node: NodeInfo, constant: Constant) -> np.float32:
     if constant.reals.size < 1 or (constant.reals != constant.reals.flat[0]).any():
         raise Mnv3cError(
             f"has a constant of {constant.reals.size} different values; one is supported", node.place

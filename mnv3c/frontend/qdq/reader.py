@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from mnv3c.errors import Mnv3cError
 
 _FLOAT, _UINT8, _INT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8, onnx.TensorProto.INT8
-DTYPES = {_FLOAT: "float32", _UINT8: "uint8", _INT8: "int8"}
+DTYPES: Mapping[int, str] = {_FLOAT: "float32", _UINT8: "uint8", _INT8: "int8"}
 _MAX_RANK = 4
 
 
@@ -113,7 +113,7 @@ def _array(tensor: onnx.TensorProto, place: str) -> np.ndarray:
 
 def _input(value: onnx.ValueInfoProto, place: str) -> InputInfo:
     kind = value.type.tensor_type
-    dtype = DTYPES.get(kind.elem_type)
+    dtype = DTYPES.get(int(kind.elem_type))
     where = f"{place}: input {value.name}"
     if dtype is None:
         raise Mnv3cError(f"has element type {kind.elem_type}; float32, uint8 and int8 are supported", where)

@@ -112,7 +112,7 @@ class Builder:
     # ---- doors ----
 
     def input(self, name: str, shape: Shape, dtype: str, affine: Affine, quantized: str = "") -> Value:
-        """A graph input of ``uint8``, ``int8`` or ``float32``; ``quantized`` names the int8 form of a float."""
+        """A graph input of ``uint8``, ``int8`` or ``float32``; ``quantized`` names a float's int8 form."""
         check_shape(shape, name)
         if dtype == "uint8":
             raw = Quant((affine.scale,), (affine.zero_point + 128,))
@@ -345,9 +345,10 @@ class Builder:
         else:
             bias = -value.affine.zero_point * count
             ratio = value.affine.scale / (affine.scale * count)
+            offset = affine.zero_point
             if zero_apart:
-                moved = value.affine.zero_point * value.affine.scale / affine.scale
-                bias, offset = 0, affine.zero_point - math.trunc(moved + math.copysign(0.5, moved))
+                zero = value.affine.zero_point * value.affine.scale / affine.scale
+                bias, offset = 0, affine.zero_point - math.trunc(zero + math.copysign(0.5, zero))
             requant = self._requant(np.full(channels, ratio), affine, low, high, place)
             if zero_apart:
                 if abs(offset) > 32000:
@@ -409,11 +410,11 @@ class Builder:
         """The verified graph."""
         if self.rounded_channels:
             self.notes.append(
-                f"{self.rounded_channels} weight channels exceed int8 and were rounded again at their own scale"
+                f"{self.rounded_channels} weight channels exceed int8: rounded again, at scales of their own"
             )
         if self.wide_layers:
             self.notes.append(
-                f"{self.wide_layers} convolutions have 9-bit weights (asymmetric uint8), which take slower kernels"
+                f"{self.wide_layers} convolutions have 9-bit weights (asymmetric uint8): slower kernels"
             )
         graph = Graph(
             name=identifier(name),

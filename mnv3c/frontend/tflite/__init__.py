@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from mnv3c.errors import Mnv3cError
+from mnv3c.frontend.tflite.floating import load_float
 from mnv3c.frontend.tflite.quantized import import_quantized
 from mnv3c.frontend.tflite.reader import Model, read
 from mnv3c.ir.graph import Graph
+
+__all__ = ["has_integer_products", "is_quantized", "load", "load_float"]
 
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 

@@ -19,7 +19,10 @@ from mnv3c.ir.graph import Shape
 INF = float("inf")
 # Fused activation (schema's ActivationFunctionType) to the range it clamps to.
 _CLAMP = {0: (-INF, INF), 1: (0.0, INF), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
+# Activations that are operators of their own, likewise.
+CLIPS = {"RELU": (0.0, INF), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 _SAME, _VALID = 0, 1
+_NO_WINDOW = Window()
 
 # Newest version of each operator that means what this front end does with it.
 NEWEST: Mapping[str, int] = {
@@ -73,7 +76,7 @@ class Convolution(Operator):
 
     weight: TensorInfo | None = None
     bias: TensorInfo | None = None
-    window: Window = Window()
+    window: Window = _NO_WINDOW
     groups: int = 1
     channel_axis: int = 0
 
@@ -104,7 +107,7 @@ class Unary(Operator):
 @dataclass(frozen=True)
 class AveragePool(Operator):
     kernel: tuple[int, int] = (1, 1)
-    window: Window = Window()
+    window: Window = _NO_WINDOW
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,9 @@ def needs_built_in_kernels(model: Model) -> bool:
         operands = [model.tensors[i] for i in (*op.inputs[:2], *op.outputs[:1]) if i >= 0]
         if op.name.endswith(("CONV_2D", "FULLY_CONNECTED")) and len(operands) == 3:
             x, weight, y = operands
-            if x.scale and weight.scale and y.scale:
-                if max(weight.scale) * x.scale[0] / y.scale[0] >= _LARGEST_RATIO:
-                    return True
+            known = bool(x.scale and weight.scale and y.scale)
+            if known and max(weight.scale) * x.scale[0] / y.scale[0] >= _LARGEST_RATIO:
+                return True
     return False
 
 
@@ -243,7 +243,7 @@ class _Importer:
         elif op.kind == "LOGISTIC":
             table = arithmetic.logistic(x.affine, out)
         else:
-            low, high = {"RELU": (0.0, ops.INF), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}[op.kind]
+            low, high = ops.CLIPS[op.kind]
             table = np.clip(arithmetic.requantize(x.affine, out), *out.clamp(low, high)).astype(np.int8)
         self.values[op.output.index] = self.builder.table(x, table, out, op.output.name)
 

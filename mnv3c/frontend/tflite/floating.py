@@ -1,0 +1,184 @@
+"""Float TFLite models to the float graph.
+
+TFLite's converter has already folded batch norm and kept one operator for every activation, and its
+layout is ours; so there is nothing here for the passes over Relax to canonicalise, and the operators map
+one to one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.frontend.quantized.builder import identifier
+from mnv3c.frontend.tflite import operators as ops
+from mnv3c.frontend.tflite.reader import Model, TensorInfo, read
+from mnv3c.ir import float_ops as f
+from mnv3c.ir.graph import Graph, Node, Tensor
+from mnv3c.ir.verify import InvalidGraph, verify
+
+
+def load_float(path: Path | str, name: str | None = None) -> Graph:
+    """The float graph of a float file.
+
+    ``meta`` is as that of ``mnv3c.frontend.load``. Activations fused into an operator become nodes.
+
+    Args:
+        name: of the graph, a C identifier; made from the file's name by default.
+
+    Raises:
+        Mnv3cError: the file is damaged, quantised, or holds an operator that is not supported.
+    """
+    model = read(path)
+    importer = _Importer(model)
+    for t in (model.tensors[i] for i in model.inputs):
+        importer.require_float(t)
+        importer.add(t.name, ops.shape_of(t, model.path))
+        importer.values[t.index] = t.name
+    for info in model.operators:
+        importer.operator(ops.decode(model, info))
+    meta: dict[str, object] = {
+        "source": "tflite",
+        "random_weights": False,
+        "input_layout": "NHWC",
+        "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+    }
+    return importer.finish(name or identifier(re.sub(r"[^A-Za-z0-9]+", "_", PurePath(path).stem)), meta)
+
+
+class _Importer:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.nodes: list[Node] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.values: dict[int, str] = {}  # by the file's number
+        self.rules: dict[type, Callable[..., str]] = {
+            ops.Convolution: self.convolution,
+            ops.Binary: self.binary,
+            ops.Unary: self.unary,
+            ops.AveragePool: self.average_pool,
+            ops.Mean: self.mean,
+            ops.Alias: lambda op: self.value(op.x, op.place),
+            ops.Softmax: self.softmax,
+        }
+
+    def require_float(self, t: TensorInfo) -> None:
+        if t.dtype != "float32":
+            raise Mnv3cError(f"is {t.dtype} in a float model", f"{self.model.path}: {t.place}")
+
+    def add(self, name: str, shape: tuple[int, int, int]) -> str:
+        free, i = name, 2
+        while free in self.tensors:
+            free, i = f"{name}_{i}", i + 1
+        self.tensors[free] = Tensor(free, shape)
+        return free
+
+    def emit(self, node: type[Node], inputs: tuple[str, ...], t: TensorInfo, **fields: object) -> str:
+        name = self.add(t.name, ops.shape_of(t, self.model.path))
+        make: Callable[..., Node] = node
+        self.nodes.append(make(f"{node.__name__.lower()}_{name}", inputs, (name,), **fields))
+        return name
+
+    def value(self, t: TensorInfo, place: str) -> str:
+        if t.index not in self.values:
+            raise Mnv3cError(f"reads {t.name}, which is not computed before it", place)
+        return self.values[t.index]
+
+    def constant(self, t: TensorInfo, place: str) -> np.ndarray:
+        if t.data is None or t.dtype != "float32":
+            raise Mnv3cError(f"has a constant {t.name} of {t.dtype}; float32 is supported", place)
+        return t.data
+
+    def operator(self, op: ops.Operator) -> None:
+        if op.output.index in self.values or op.output.data is not None:
+            raise Mnv3cError(f"writes {op.output.name}, which is already there", op.place)
+        if type(op) not in self.rules:
+            raise Mnv3cError("is not supported in a float model", op.place)
+        self.require_float(op.output)
+        name = self.rules[type(op)](op)
+        if np.isfinite(op.low) or np.isfinite(op.high):
+            name = self.emit(f.Activation, (name,), op.output, kind="clip", low=op.low, high=op.high)
+        self.values[op.output.index] = name
+
+    def convolution(self, op: ops.Convolution) -> str:
+        assert op.weight is not None
+        self.constant(op.weight, op.place)
+        weight = np.ascontiguousarray(op.weights(), np.float32)
+        bias = np.zeros(weight.shape[0], np.float32)
+        if op.bias is not None:
+            bias = np.asarray(self.constant(op.bias, op.place), np.float32)
+        w = op.window
+        return self.emit(
+            f.Conv2d,
+            (self.value(op.x, op.place),),
+            op.output,
+            weight=weight,
+            bias=bias,
+            stride=w.stride,
+            pad=w.pad,
+            dilation=w.dilation,
+            groups=op.groups,
+        )
+
+    def binary(self, op: ops.Binary) -> str:
+        assert op.y is not None
+        x = self.value(op.x, op.place)
+        if op.y.data is None and op.kind in ("ADD", "MUL"):
+            kind: type[Node] = f.Add if op.kind == "ADD" else f.Multiply
+            return self.emit(kind, (x, self.value(op.y, op.place)), op.output)
+        if op.y.data is None:
+            raise Mnv3cError("subtracts two tensors; of a constant alone is supported", op.place)
+        # A constant one a channel (or one for all) is a 1x1 depthwise convolution.
+        constant = np.ravel(self.constant(op.y, op.place)).astype(np.float32)
+        channels = ops.shape_of(op.x, self.model.path)[2]
+        if constant.size not in (1, channels):
+            raise Mnv3cError(f"has a constant of {constant.size} values for {channels} channels", op.place)
+        constant = np.broadcast_to(constant, (channels,))
+        one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+        weight, bias = (
+            (constant, zero) if op.kind == "MUL" else (one, constant if op.kind == "ADD" else -constant)
+        )
+        taps = np.ascontiguousarray(weight).reshape(channels, 1, 1, 1)
+        return self.emit(f.Conv2d, (x,), op.output, weight=taps, bias=np.array(bias), groups=channels)
+
+    def unary(self, op: ops.Unary) -> str:
+        x = self.value(op.x, op.place)
+        if op.kind == "HARD_SWISH":
+            return self.emit(f.Activation, (x,), op.output, kind="hard_swish")
+        if op.kind == "LOGISTIC":
+            return self.emit(f.Activation, (x,), op.output, kind="sigmoid")
+        low, high = ops.CLIPS[op.kind]
+        return self.emit(f.Activation, (x,), op.output, kind="clip", low=low, high=high)
+
+    def average_pool(self, op: ops.AveragePool) -> str:
+        x = self.value(op.x, op.place)
+        if op.kernel == ops.shape_of(op.x, self.model.path)[:2] and not any(op.window.pad):
+            return self.emit(f.GlobalAveragePool, (x,), op.output)
+        w = op.window
+        return self.emit(
+            f.Pool, (x,), op.output, kind="average", kernel=op.kernel, stride=w.stride, pad=w.pad
+        )
+
+    def mean(self, op: ops.Mean) -> str:
+        return self.emit(f.GlobalAveragePool, (self.value(op.x, op.place),), op.output)
+
+    def softmax(self, op: ops.Softmax) -> str:
+        return self.emit(f.Softmax, (self.value(op.x, op.place),), op.output)
+
+    def finish(self, name: str, meta: dict[str, object]) -> Graph:
+        outputs = []
+        for t in (self.model.tensors[i] for i in self.model.outputs):
+            outputs.append(self.value(t, f"{self.model.path}: {t.place}"))
+        inputs = tuple(self.model.tensors[i].name for i in self.model.inputs)
+        if not outputs or not inputs:
+            raise Mnv3cError("has no input or no output", self.model.path)
+        meta["classes"] = self.tensors[outputs[0]].shape[2]
+        try:
+            return verify(Graph(name, tuple(self.nodes), self.tensors, inputs, tuple(outputs), meta))
+        except InvalidGraph as error:
+            raise Mnv3cError(f"does not make a well-formed graph: {error}", self.model.path) from None

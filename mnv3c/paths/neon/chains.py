@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from mnv3c.codegen.program import Constant, Kernel, Region, Stage
 from mnv3c.codegen.render import identifier
 from mnv3c.ir import int_ops as q
-from mnv3c.ir.graph import Node
+from mnv3c.ir.graph import Node, Tensor
 from mnv3c.paths.neon.depthwise import lower_depthwise
 from mnv3c.paths.neon.epilogue import Epilogue, epilogue_of
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.pointwise import Pointwise, lower_pointwise
 from mnv3c.paths.neon.stages import Context, as_fused, finish, shape_text
-from mnv3c.paths.neon.windows import SLACK, Ring, copy_rows, geometry_of, make_ring
+from mnv3c.paths.neon.windows import SLACK, Geometry, Padding, Ring, copy_rows, geometry_of, make_ring
 
 # Weights beyond this size come from the second-level cache each time they are used, so more rows are
 # expanded at a time, as far as the ring stays below the second figure.
@@ -103,17 +105,19 @@ def lower_chain(context: Context, chain: Chain) -> Stage:
     x, y = context.tensor(middle.inputs[0]), context.tensor(middle.outputs[0])
     e = epilogue_of(context.graph, middle)
     assert e is not None
-    ring = make_ring(label, geometry_of(middle.conv, x, y.shape[0], y.shape[1], _batch(chain, x.shape)), x)
+    geometry = geometry_of(middle.conv, x, y.shape[0], y.shape[1], _batch(chain, x.shape))
+    expand = _lower_expand(context, chain.expand, geometry, label) if chain.expand is not None else None
+    ring = make_ring(label, geometry, x, _padding(expand, chain.expand, x))
     row = lower_depthwise(f"{label}_depthwise", middle.conv, e, y.shape[1])
     kernels, constants, scratch = (
         [*ring.kernels, *row.kernels],
         [row.constant, *ring.constants],
         [ring.region],
     )
-    if chain.expand is None:
+    if chain.expand is None or expand is None:
         produce = copy_rows(ring, context.pointer(middle.inputs[0]))
     else:
-        produce, expand = _expand_rows(context, chain.expand, ring, label)
+        produce = _expand_rows(context, chain.expand, expand, ring)
         kernels += expand.kernels
         constants.append(expand.constant)
     out_row = y.shape[1] * y.shape[2]
@@ -152,13 +156,28 @@ def _batch(chain: Chain, shape: tuple[int, int, int]) -> int:
     return max(1, min(shape[0], RING_BYTES // row - chain.depthwise.conv.kernel[0]))
 
 
-def _expand_rows(context: Context, node: q.FusedConv, ring: Ring, label: str) -> tuple[str, Pointwise]:
-    x, g = context.tensor(node.inputs[0]), ring.geometry
+def _lower_expand(context: Context, node: q.FusedConv, g: Geometry, label: str) -> Pointwise:
     e = epilogue_of(context.graph, node)
     assert e is not None
-    weight = node.conv.weight.reshape(g.channels, x.shape[2])
-    kernel = lower_pointwise(f"{label}_expand", weight, e, g.width)
-    code = kernel.call(
+    weight = node.conv.weight.reshape(g.channels, -1)
+    return lower_pointwise(f"{label}_expand", weight, e, g.width)
+
+
+def _padding(expand: Pointwise | None, node: q.FusedConv | None, x: Tensor) -> Padding | None:
+    """The zero points of the expanded tensor among the constants of what expands, if they are there."""
+    if expand is None or node is None or not isinstance(node.activation, q.QHardSwish) or x.quant is None:
+        return None
+    points = np.broadcast_to(np.asarray(x.quant.zero_point), x.shape[2:])
+    offset = np.broadcast_to(node.activation.offset, x.shape[2:])
+    if x.shape[2] % BLOCK or not offset.any() or not np.array_equal(points, offset):
+        return None
+    # Zero points are 8 bits, the last parameter of a block.
+    return Padding(f"{expand.constant.name} + {expand.block_bytes - BLOCK}", expand.block_bytes)
+
+
+def _expand_rows(context: Context, node: q.FusedConv, kernel: Pointwise, ring: Ring) -> str:
+    x, g = context.tensor(node.inputs[0]), ring.geometry
+    return kernel.call(
         f"({context.pointer(node.inputs[0])}) + row * {g.width * x.shape[2]}",
         x.shape[2],
         ring.row("row"),
@@ -166,7 +185,6 @@ def _expand_rows(context: Context, node: q.FusedConv, ring: Ring, label: str) ->
         g.width,
         around="for (int32_t row = next; row < stop; ++row)",
     )
-    return code, kernel
 
 
 def _title(context: Context, chain: Chain) -> str:

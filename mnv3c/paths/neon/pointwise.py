@@ -111,6 +111,8 @@ def lower_pointwise(label: str, weight: np.ndarray, e: Epilogue, pixels: int) ->
     channels, inputs = weight.shape
     depth = Depth.of(inputs)
     sizes = sorted(pixel_runs(pixels), reverse=True)
+    if depth.looped and sizes == [4]:
+        sizes = [4, 3]  # another layer will need both: they share the code
     tiles = {p: tile_name(p, depth) for p in sizes}
     rests = "".join(str(p) for p in sizes)
     cuts = "_".join(dict.fromkeys(t.rsplit("_", 1)[1] for t in tiles.values()))

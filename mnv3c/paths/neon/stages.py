@@ -306,23 +306,22 @@ def _gate(context: Context, node: q.QGate) -> Stage | None:
     if gate.shape != (1, 1, channels) or gate.dtype != "int16" or channels % BLOCK:
         return None
     label = identifier(node.name)
-    scaled = Region(f"{label}_scaled", 2 * channels)
     factor = np.broadcast_to(node.factor, (channels,)).astype(np.int16)
     points = np.broadcast_to(node.zero_point, (channels,)).astype(np.int8)
-    constants = [Constant(f"factor_{label}", factor, "multiplier")]
-    zero_points = bool(points.any())
-    if zero_points:
-        constants.append(Constant(f"zero_points_{label}", points, "table"))
-    name = f"gate_neon_s{node.shift}_o{node.offset}_{node.low}_{node.high}{'_z' if zero_points else ''}"
-    name = name.replace("-", "n")
-    source = render("kernels/neon/gate.c.j2", name=name, node=node, zero_points=zero_points)
+    clamped = (node.low, node.high) != (-128, 127)
+    name = f"gate_neon{f'_c{node.low}to{node.high}'.replace('-', 'n') if clamped else ''}"
     pixels, groups = x.shape[0] * x.shape[1], channels // BLOCK
-    points_argument = f"zero_points_{label}, " if zero_points else ""
-    source_tensor, result = context.pointer(node.inputs[0]), context.pointer(node.output, const=False)
-    body = (
-        f"int16_t *const scaled = (int16_t *)R_{scaled.name};\n"
-        f"gate_factor_neon({context.pointer(node.inputs[1])}, factor_{label}, scaled, {groups});\n"
-        f"{name}({source_tensor}, {result}, {channels}, scaled, {points_argument}{pixels}, {groups});\n"
+    arguments = (
+        context.pointer(node.inputs[0]),
+        context.pointer(node.output, const=False),
+        channels,
+        context.pointer(node.inputs[1]),
+        f"factor_{label}",
+        f"zero_points_{label}",
+        node.shift,
+        node.offset,
+        pixels,
+        groups,
     )
     return Stage(
         name=label,
@@ -330,11 +329,13 @@ def _gate(context: Context, node: q.QGate) -> Stage | None:
         nodes=(node.name,),
         reads=tuple(context.regions[i] for i in node.inputs),
         writes=(context.regions[node.output],),
-        body=body,
-        scratch=(scaled,),
+        body=f"{name}({', '.join(str(a) for a in arguments)});\n",
         in_place=((context.regions[node.inputs[0]], context.regions[node.output]),),
-        kernels=(Kernel("gate_factor_neon", render("kernels/neon/gate_factor.c.j2")), Kernel(name, source)),
-        constants=tuple(constants),
+        kernels=(Kernel(name, render("kernels/neon/gate.c.j2", name=name, node=node)),),
+        constants=(
+            Constant(f"factor_{label}", factor, "multiplier"),
+            Constant(f"zero_points_{label}", points, "table"),
+        ),
     )
 
 

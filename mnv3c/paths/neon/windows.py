@@ -88,9 +88,9 @@ class Ring:
 
     geometry: Geometry
     region: Region
-    zero_point: int | None
     constants: tuple[Constant, ...]
     padding: str
+    padding_block: int
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -104,8 +104,8 @@ class Ring:
             "kernels/neon/window.c.j2",
             geometry=self.geometry,
             ring=self.region.name,
-            zero_point=self.zero_point,
             padding=self.padding,
+            padding_block=self.padding_block,
             setup=setup,
             produce=produce,
             consume=consume,
@@ -117,19 +117,27 @@ class Ring:
         return f"ring + {number} % {g.slots} * {g.row_bytes} + {g.left * g.channels}"
 
 
-def make_ring(label: str, geometry: Geometry, x: Tensor) -> Ring:
-    """Scratch for ``geometry``; padding reads the zero points of ``x``."""
+@dataclass(frozen=True)
+class Padding:
+    """Where zero points are found: C expression of the first 8, and bytes from one 8 to the next."""
+
+    first: str
+    block: int
+
+
+def make_ring(label: str, geometry: Geometry, x: Tensor, padding: Padding | None = None) -> Ring:
+    """Scratch for ``geometry``; padding is the zero points of ``x``, a constant unless given."""
+    region = Region(f"{label}_rows", geometry.bytes)
+    if not (geometry.blank or geometry.left or geometry.right):
+        return Ring(geometry, region, (), "", 0)
+    if padding is not None:
+        return Ring(geometry, region, (), padding.first, padding.block)
     points = np.asarray(x.quant.zero_point if x.quant else (0,), np.int8)
     one = bool((points == points[0]).all())
-    padding = f"padding_{label}"
-    constants = () if one else (Constant(padding, np.broadcast_to(points, x.shape[2:]).copy(), "table"),)
-    return Ring(
-        geometry,
-        Region(f"{label}_rows", geometry.bytes),
-        int(points[0]) if one else None,
-        constants,
-        padding,
-    )
+    # One value for all channels: every block reads the same 8.
+    data = np.full(8, points[0], np.int8) if one else np.broadcast_to(points, x.shape[2:]).copy()
+    name = f"padding_{label}"
+    return Ring(geometry, region, (Constant(name, data, "table"),), name, 0 if one else 8)
 
 
 def copy_rows(ring: Ring, source: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from mnv3c import targets
 from mnv3c.codegen.library import Library, build_library
 from mnv3c.codegen.program import Options
-from mnv3c.codegen.write import write_folder
+from mnv3c.codegen.write import check_replaceable, write_folder
 from mnv3c.errors import Mnv3cError
 from mnv3c.images import Normalization, calibration_inputs
 from mnv3c.ir.graph import Graph
@@ -95,6 +95,8 @@ def compile(
     _one_of(input_dtype or INPUT_DTYPES[0], INPUT_DTYPES, "--input")
     _one_of(output_dtype or OUTPUT_DTYPES[0], OUTPUT_DTYPES, "--output-type")
     _one_of(memory, ("fast", "small"), "--memory")
+    if output is not None:
+        check_replaceable(Path(output))  # a minute of work later would be late to say so
     if path is not None:
         registry.load(path)
     if name is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):

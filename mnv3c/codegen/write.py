@@ -22,7 +22,7 @@ def write_folder(target: Path, files: Mapping[str, str | bytes]) -> None:
         Mnv3cError: the place cannot be written, or holds something that is not ours.
     """
     target = target.absolute()
-    _check_replaceable(target)
+    check_replaceable(target)
     staging: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,8 @@ def write_folder(target: Path, files: Mapping[str, str | bytes]) -> None:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _check_replaceable(target: Path) -> None:
+def check_replaceable(target: Path) -> None:
+    """Raise ``Mnv3cError`` if ``target`` is there and is not a library of ours, or an empty folder."""
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_dir():

@@ -99,6 +99,19 @@ def test_bad_use_is_one_line_and_exit_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_is_not_ours_is_left_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("")
+    for name, why in (
+        ("mine", "not a library of ours, not replaced"),
+        ("file", "exists and is not a folder"),
+    ):
+        code, _, err = run("compile", "mobilenet_v3_small", "-o", tmp_path / name)
+        assert code == 2 and why in err and err.count("\n") == 1
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
 def test_normalization_is_one_or_the_other(run: Run) -> None:
     code, _, err = run("compile", "x", "-o", "y", "--normalize", "unit", "--mean", "0", "--std", "1")
     assert code == 2 and err == "mnv3c: error: --normalize: give either --normalize or --mean and --std\n"

@@ -24,14 +24,15 @@ MODELS = {
     ),
 }
 # Each adds to the one before.
-STEPS = {
+STEPS: dict[str, Options | None] = {
     "one scale a tensor, min-max, nearest": Options(
         ranges="minmax", per_channel=False, rounding="nearest", bias_correction=False
     ),
     "+ bias correction": Options(ranges="minmax", per_channel=False, rounding="nearest"),
     "+ scales a channel": Options(ranges="minmax", rounding="nearest"),
-    "+ rounding by reconstruction": Options(ranges="minmax"),
-    "default": Options(),
+    "+ ranges of least error": Options(rounding="nearest"),
+    "+ rounding by reconstruction": Options(),
+    "default": None,
 }
 
 

@@ -82,8 +82,10 @@ def choose(
         # A vector has one value an image for each channel: too few to tell a channel's range from.
         vector = state.source.tensor(name).shape[:2] == (1, 1)
         free = o.per_channel and not single and not vector and shared != "tensor"
-        low, high = clip_range(seen, per_channel=free, method=o.ranges)
-        low, high = low * o.margin, high * o.margin
+        cost = _cost(state, name) if shared == "dense" else None
+        low, high = clip_range(seen, per_channel=free, method=o.ranges, cost=cost)
+        if vector:
+            low, high = low * o.vector_margin, high * o.vector_margin
         if free and shared == "dense":
             low, high = balance(state, name, seen, low, high, common_zero)
     if activation is not None and activation.kind == "clip":
@@ -93,6 +95,15 @@ def choose(
         low = np.maximum(low, _SWISH_LEAST / activation.slope)
     high = np.maximum(high, low + LEVELS * max(floor, 1e-30))
     return affine(low, high, common_zero=common_zero)
+
+
+def _cost(state: State, name: str) -> np.ndarray:
+    """What a squared error of each channel adds to the results of the dense convolutions that read it."""
+    total = np.zeros(state.source.tensor(name).shape[2])
+    for user in state.source.consumers(name):
+        if isinstance(user, f.Conv2d) and user.groups == 1:
+            total += np.square(user.weight.astype(np.float64)).sum(axis=(0, 1, 2))
+    return np.maximum(total, total.max() * 1e-6 + 1e-30)
 
 
 def balance(
@@ -109,7 +120,8 @@ def balance(
         for u in state.source.consumers(name)
         if isinstance(u, f.Conv2d) and u.groups == 1 and u.weight.shape[1:3] == (1, 1)
     ]
-    rows = seen.rows[:: max(1, len(seen.rows) // 2048)].astype(np.float64)
+    rows = seen.all_rows
+    rows = rows[:: max(1, len(rows) // 2048)].astype(np.float64)
     best = (np.inf, low, high)
     width = high - low
     for share in (1.0, 0.75, 0.5, 0.25, 0.0):

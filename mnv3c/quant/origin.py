@@ -11,7 +11,7 @@ from mnv3c.quant.state import Options
 # A network trained with simulated quantisation, one scale a tensor, has learnt to live with exactly
 # that: extremes cut off and small values lost. Finer scales change what it computes, for the worse.
 AS_TRAINED = Options(
-    ranges="minmax", margin=1.0, per_channel=False, rounding="nearest", bias_correction=False
+    ranges="minmax", vector_margin=1.0, per_channel=False, rounding="nearest", bias_correction=False
 )
 _LEVELS = 256
 _ENOUGH = 4 * _LEVELS  # weights a tensor needs before few distinct values mean anything

@@ -11,6 +11,12 @@ from mnv3c.ir.graph import Quant
 
 LEVELS = 255
 _SHRINK = np.linspace(1.0, 0.25, 46)
+_FOLDS = 4
+# How far channels follow their own ranges rather than the tensor's, and what these are widened by.
+_SHARES = (1.0, 0.7, 0.5, 0.3, 0.0)
+_MARGINS = (1.0, 1.25, 1.5, 2.0)
+# Whatever calibration says, a channel keeps this share of the widest one's range.
+_LEAST_SHARE = 1.0 / 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,87 +46,124 @@ class Sample:
     """What calibration saw of a tensor.
 
     Attributes:
-        low, high: extremes of each channel over everything, ``[C]``; zero is always within.
-        rows: some of its pixels, ``[S, C]`` float32.
+        low, high: extremes of each channel in each fold of the images, ``[F, C]``; zero is always within.
+        rows: some pixels of each fold, float32 ``[S, C]``.
     """
 
     low: np.ndarray
     high: np.ndarray
-    rows: np.ndarray
+    rows: tuple[np.ndarray, ...]
+
+    @property
+    def all_rows(self) -> np.ndarray:
+        return np.concatenate(self.rows)
 
     def divided(self, by: np.ndarray) -> Sample:
         """The same of values divided by one positive number a channel."""
-        return Sample(self.low / by, self.high / by, (self.rows / by).astype(np.float32))
+        return Sample(self.low / by, self.high / by, tuple((r / by).astype(np.float32) for r in self.rows))
 
 
-def sample(name: str, values: np.ndarray, rng: np.random.Generator, elements: int = 1 << 20) -> Sample:
-    """Extremes and a random sample of a batch ``(N, H, W, C)``.
+def sample(name: str, values: np.ndarray, rng: np.random.Generator, elements: int = 1 << 19) -> Sample:
+    """Extremes and a random sample of a batch ``(N, H, W, C)``, in folds of whole images.
 
     Raises:
         Mnv3cError: the values are not finite; names the tensor.
     """
-    pixels = values.reshape(-1, values.shape[-1])
-    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    folds = [fold.reshape(-1, values.shape[-1]) for fold in np.array_split(values, min(_FOLDS, len(values)))]
+    low = np.stack([fold.min(axis=0) for fold in folds])
+    high = np.stack([fold.max(axis=0) for fold in folds])
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise Mnv3cError("calibration gives values that are not finite (NaN or infinity)", name)
-    count = min(len(pixels), max(512, elements // pixels.shape[1]))
-    rows = pixels if count == len(pixels) else pixels[np.sort(rng.choice(len(pixels), count, replace=False))]
+    most = max(512, elements // values.shape[-1]) // len(folds)
+    rows = tuple(r if len(r) <= most else r[np.sort(rng.choice(len(r), most, replace=False))] for r in folds)
     return Sample(np.minimum(low, 0.0).astype(np.float64), np.maximum(high, 0.0).astype(np.float64), rows)
 
 
 def clip_range(
-    seen: Sample,
-    *,
-    per_channel: bool,
-    method: str,
-    least_share: float = 1 / 256,
-    weight: np.ndarray | None = None,
+    seen: Sample, *, per_channel: bool, method: str, cost: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The range to represent, ``(low, high)``, ``[C]`` or ``[1]``, float64, zero within.
 
     Args:
         method: ``minmax`` keeps the extremes; ``mse`` minimises rounding noise (a step squared over
-            12, for what is not exactly zero) plus the square of what is cut off.
-        least_share: of the widest channel's range that every channel gets: one that calibration hardly
-            moves may move on another image.
-        weight: ``[C]``, what an error of each channel costs; for one range over all channels.
+            12, for what is not exactly zero) plus the square of what is cut off: for a tensor on what
+            was seen, for channels on images that did not make the range.
+        cost: ``[C]``, what a squared error of each channel costs; by default, relative to its power.
     """
-    low, high = seen.low, seen.high
+    low, high = seen.low.min(axis=0), seen.high.max(axis=0)
+    whole = low.min(keepdims=True), high.max(keepdims=True)
+    if method == "mse" and whole[1][0] > whole[0][0]:
+        whole = _minimise(seen.all_rows, *whole)
     if not per_channel:
-        low, high = low.min(keepdims=True), high.max(keepdims=True)
-    if method == "mse":
-        cost = np.ones(seen.rows.shape[1]) if weight is None else weight / max(float(weight.mean()), 1e-30)
-        low, high = _minimise(seen.rows, low, high, cost, per_channel)
+        low, high = whole
+    elif method == "mse":
+        low, high = _by_channel(seen, low, high, whole, cost)
     widest = float((high - low).max())
     if widest == 0.0:
         return low, high + 1.0  # never anything but zero: any scale will do
-    missing = np.maximum(widest * least_share - (high - low), 0.0)
+    missing = np.maximum(widest * _LEAST_SHARE - (high - low), 0.0)
     # Behind an activation only the high end can grow; what is linear may grow either way.
     below = 0.5 if -low.min() > 0.3 * high.max() else 0.0
     return low - below * missing, high + (1 - below) * missing
 
 
-def _minimise(
-    rows: np.ndarray, low: np.ndarray, high: np.ndarray, cost: np.ndarray, per_channel: bool
+def _by_channel(
+    seen: Sample,
+    low: np.ndarray,
+    high: np.ndarray,
+    whole: tuple[np.ndarray, np.ndarray],
+    cost: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shrink both ends in turn along a grid; each end's cut-off error is tabulated once."""
+    """Ranges of channels, as far from the tensor's and as wide of what was seen as other images ask for.
+
+    A channel that stands for something rare is hardly moved by a few dozen images. How much that
+    matters differs by layer, so it is tried: ranges from all folds but one, errors on that one.
+    """
+    if cost is None:
+        power = np.mean([_mean_square(r) for r in seen.rows], axis=0)
+        cost = 1.0 / np.maximum(power + 0.1 * power.mean(), 1e-30)
+    folds = range(len(seen.rows))
+    others = [[k for k in folds if k != f] or [f] for f in folds]
+    noisy = [(r != 0).mean(axis=0) for r in seen.rows]
+    best, chosen = np.inf, (1.0, 1.0)
+    for share in _SHARES:
+        for margin in _MARGINS if share else (1.0,):
+            error = 0.0
+            for f in folds:
+                seen_low, seen_high = seen.low[others[f]].min(axis=0), seen.high[others[f]].max(axis=0)
+                a, b = (
+                    _between(end, top, share, margin)
+                    for end, top in zip((seen_low, seen_high), whole, strict=True)
+                )
+                cut = _mean_square(np.maximum(seen.rows[f] - b, 0)) + _mean_square(
+                    np.minimum(seen.rows[f] - a, 0)
+                )
+                error += float((cost * (cut + noisy[f] * ((b - a) / LEVELS) ** 2 / 12)).sum())
+            if error < best:
+                best, chosen = error, (share, margin)
+    return _between(low, whole[0], *chosen), _between(high, whole[1], *chosen)
+
+
+def _between(end: np.ndarray, whole: np.ndarray, share: float, margin: float) -> np.ndarray:
+    """One end of the ranges: the channel's own, widened, or the geometric mean with the tensor's if more."""
+    own, top = np.abs(end), float(np.abs(whole[0]))
+    mean = np.maximum(own, top * _LEAST_SHARE) ** share * top ** (1 - share)
+    sign = np.sign(whole[0])
+    return sign * np.maximum(own * margin, mean) if top > 0 else end * margin
+
+
+def _minimise(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shrink both ends of a tensor's range along a grid, in turn, by tabulated errors."""
     # A zero is represented exactly, whatever the step.
-    noisy = (rows != 0).mean(axis=0)
-
-    def fold(per: np.ndarray) -> np.ndarray:
-        return per if per_channel else (per * cost).mean(axis=-1, keepdims=True)
-
-    density = fold(noisy)
-    cut_high = np.stack([fold(_mean_square(np.maximum(rows - high * t, 0))) for t in _SHRINK])
-    cut_low = np.stack([fold(_mean_square(np.minimum(rows - low * t, 0))) for t in _SHRINK])
-    best_low = np.zeros(len(low), np.intp)
-    best_high = np.zeros(len(high), np.intp)
-    grid = _SHRINK[:, None]
+    density = float((rows != 0).mean())
+    cut_high = np.asarray([np.square(np.maximum(rows - high * t, 0)).mean() for t in _SHRINK], np.float64)
+    cut_low = np.asarray([np.square(np.minimum(rows - low * t, 0)).mean() for t in _SHRINK], np.float64)
+    best_low = best_high = 0
     for _ in range(3):
-        step = (high * grid - low * _SHRINK[best_low]) / LEVELS
-        best_high = (cut_high + density * step**2 / 12).argmin(axis=0)
-        step = (high * _SHRINK[best_high] - low * grid) / LEVELS
-        best_low = (cut_low + density * step**2 / 12).argmin(axis=0)
+        step = (high * _SHRINK - low * _SHRINK[best_low]) / LEVELS
+        best_high = int((cut_high + density * step**2 / 12).argmin())
+        step = (high * _SHRINK[best_high] - low * _SHRINK) / LEVELS
+        best_low = int((cut_low + density * step**2 / 12).argmin())
     return low * _SHRINK[best_low], high * _SHRINK[best_high]
 
 
@@ -136,6 +179,8 @@ def affine(low: np.ndarray, high: np.ndarray, *, common_zero: bool = False) -> A
     """
     scale = (high - low) / LEVELS
     if common_zero and len(scale) > 1:
+        if low.min() == 0:
+            return Affine(scale, np.full(1, -128.0))
         total = [_common_scale(low, high, z) for z in range(-128, 128)]
         zero = int(np.argmin([(s**2 / np.maximum(scale, 1e-30) ** 2).sum() for s in total])) - 128
         return Affine(_common_scale(low, high, zero), np.asarray([float(zero)]))

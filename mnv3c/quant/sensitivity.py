@@ -62,8 +62,7 @@ def sensitivity(
             node.name,
             node.inputs,
             node.outputs,
-            rounded_weights(quantized, convs[node.name]),
-            node.bias,
+            *real_parameters(quantized, convs[node.name]),
             node.stride,
             node.pad,
             node.dilation,
@@ -83,14 +82,20 @@ def fake_quantize(x: np.ndarray, quant: Quant, dtype: str) -> np.ndarray:
     return ((np.clip(np.rint(x / scale) + zero, low, high) - zero) * scale).astype(np.float32)
 
 
-def rounded_weights(graph: Graph, node: q.QConv) -> np.ndarray:
-    """The real weights that a quantised convolution stands for, float32."""
+def real_parameters(graph: Graph, node: q.QConv) -> tuple[np.ndarray, np.ndarray]:
+    """The real weights and bias that a quantised convolution stands for, float32."""
     x, out = graph.tensor(node.inputs[0]).quant, graph.tensor(node.output).quant
     assert x is not None and out is not None
     unit = node.requant.multiplier / 2.0**31 * 2.0**node.requant.shift * np.asarray(out.scale)
-    channels = np.broadcast_to(np.asarray(x.scale), graph.tensor(node.inputs[0]).shape[2])
-    read = np.repeat(channels.reshape(node.groups, -1), len(unit) // node.groups, axis=0)
-    return (node.weight * unit[:, None, None, None] / read[:, None, None, :]).astype(np.float32)
+    channels = graph.tensor(node.inputs[0]).shape[2]
+    scale, zero = (
+        np.repeat(np.broadcast_to(v, channels).reshape(node.groups, -1), len(unit) // node.groups, axis=0)
+        for v in (np.asarray(x.scale), np.asarray(x.zero_point, np.float64))
+    )
+    weight = node.weight * unit[:, None, None, None] / scale[:, None, None, :]
+    offset = (node.weight.sum(axis=(1, 2), dtype=np.float64) * zero).sum(axis=1)
+    bias = (node.bias + offset) * unit - np.asarray(out.zero_point) * np.asarray(out.scale)
+    return weight.astype(np.float32), bias.astype(np.float32)
 
 
 def _resume(graph: Graph, values: dict[str, np.ndarray], changed: dict[str, np.ndarray]) -> np.ndarray:

@@ -21,7 +21,7 @@ class Options:
 
     Attributes:
         ranges: ``minmax`` or ``mse`` (see ``ranges.clip_range``).
-        margin: what ranges are widened by: other images hold more than those for calibration did.
+        vector_margin: what ranges of vectors are widened by, of which calibration sees few values.
         per_channel: give channels their own scale wherever that is free or pays.
         residual_share: how far scales follow the channels' ranges in tensors that residual adds tie
             together: 0 not at all, 1 fully, between them the geometric mean.
@@ -32,7 +32,7 @@ class Options:
     """
 
     ranges: str = "mse"
-    margin: float = 1.25
+    vector_margin: float = 1.25
     per_channel: bool = True
     residual_share: float = 0.5
     rounding: str = "reconstruct"

@@ -21,7 +21,7 @@ from mnv3c.codegen.program import Constant, Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
-from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel
+from mnv3c.paths.dotprod.builder import DENSE, Builder, Form, constants, shape_text, template_kernel
 from mnv3c.paths.dotprod.depthwise import depthwise_kernel, pack_depthwise
 from mnv3c.paths.dotprod.epilogue import Epilogue, layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import TILE, best_block, grid, quads
@@ -36,6 +36,9 @@ _WINDOW_BYTES = 16 * 1024
 _FUSE_FROM = 64 * 1024
 _GROUP = 4
 _FULL = 0xFFFFFFFF
+
+# From this many output quads on, a pass that makes matrix operands of the input pays.
+_REGROUP_FROM = 8
 
 
 def as_fused(node: object) -> q.FusedConv | None:
@@ -272,25 +275,38 @@ def lower_depthwise(
         parts.scratch.append(builder.scratch(f"{label}_vectors", made.vector_bytes))
         vectors = parts.scratch[-1].name
 
-    source = builder.need(x.name, block_in)
+    source = builder.need(x.name, builder.matrix_form(x, block_in) if expand else block_in)
     reads = [source]
     middle_region = None
     project_fields = None
+    form: Form = block_out
     residual = None
     if project is not None:
         pe = plan_epilogue(project)
-        kernel = builder.pointwise(count, y_quads, columns_out, "channel", pe)
+        form = builder.result_form(y, block_out)
+        operand_form = form
+        if project.residual is not None:
+            operand_form = builder.residual_form(project.inputs[1], block_out, form)
+        plain = [n for n, f in (("out", form), ("residual", operand_form)) if f == block_out]
+        regroup = None
+        if builder.instructions.octets is not None and count % 2 == 0 and y_quads >= _REGROUP_FROM:
+            regroup, turns = builder.instructions.octets(columns_out * count // 2)
+            parts.kernels.append(regroup)
+        else:
+            plain.append("in")
+        kernel = builder.pointwise(count, y_quads, columns_out, "channel", pe, plain=plain)
         project_fields = _pointwise_fields(parts, project, kernel, pe)
         project_fields["groups"] = y_quads // kernel.quads
+        project_fields["regroup"] = f"{regroup.name}(middle, middle, rows * {turns});" if regroup else None
         parts.scratch.append(
             builder.scratch(f"{label}_band", window.band_rows * columns_out * count * TILE, align=64)
         )
         middle_region = parts.scratch[-1].name
         if project.residual is not None:
-            residual = builder.need(project.inputs[1], block_out)
+            residual = builder.need(project.inputs[1], operand_form)
             reads += [residual] if residual not in reads else []
         project_fields["residual"] = residual
-    target = builder.provide(y.name, block_out)
+    target = builder.provide(y.name, form)
     writes = [target]
     sums = None
     if fuse_sum:

@@ -9,15 +9,27 @@ import numpy as np
 
 from mnv3c.codegen.program import Constant, Kernel, Program, Region, Stage
 from mnv3c.codegen.render import identifier, render
+from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.paths.common.regions import external, region_names
-from mnv3c.paths.dotprod.layout import tiled_bytes
+from mnv3c.paths.dotprod.layout import quads, tiled_bytes
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 from mnv3c.paths.dotprod.windows import Block
 from mnv3c.paths.ref.stages import lower_node
 
-# Dense, or tiled with blocks of that shape.
-Form = Block | None
+
+@dataclass(frozen=True)
+class Octets:
+    """Tiled, but the tiles of every two channel quads are two operands of a matrix product.
+
+    An operand is 2 pixels by 8 channels, pixels (0, 2) or (1, 3) of the block.
+    """
+
+    block: Block
+
+
+# Dense, tiled with blocks of that shape, or tiled as matrix operands.
+Form = Block | Octets | None
 DENSE: Form = None
 
 
@@ -29,12 +41,15 @@ class Instructions:
         path: its name.
         gcc_target, clang_target: the instruction set, for the compilers' pragmas.
         pointwise: makes the kernel of a 1x1 convolution; see ``pointwise.pointwise_kernel``.
+        octets: kernel and number of its turns that make so many pairs of tiles into matrix operands, or back;
+            ``None`` if the path's 1x1 convolutions read tiles.
     """
 
     path: str
     gcc_target: str
     clang_target: str
     pointwise: Callable[..., PointwiseKernel]
+    octets: Callable[[int], tuple[Kernel, int]] | None = None
 
 
 def template_kernel(name: str) -> Kernel:
@@ -68,8 +83,9 @@ class Builder:
             name, outside = self._names[tensor], external(self.graph, tensor)
             size = t.bytes if outside else -(-t.bytes // 16) * 16
         else:
-            name, outside = self._unique(f"{self._names[tensor]}_{form[0]}x{form[1]}"), None
-            size = tiled_bytes(t.shape, form)
+            block, kind = (form.block, "_octets") if isinstance(form, Octets) else (form, "")
+            name, outside = self._unique(f"{self._names[tensor]}_{block[0]}x{block[1]}{kind}"), None
+            size = tiled_bytes(t.shape, block)
         self._regions[name] = Region(name, size, external=outside)
         return name
 
@@ -98,12 +114,19 @@ class Builder:
         """The region that holds ``tensor`` in that form; adds a conversion where there is none yet."""
         if (tensor, form) in self._forms:
             return self._forms[tensor, form]
+        if isinstance(form, Octets):
+            return self._regroup(tensor, self.need(tensor, form.block), form, form.block)
+        octets = next((f for t, f in self._forms if t == tensor and isinstance(f, Octets)), None)
+        if octets is not None and form in (DENSE, octets.block):
+            tiles = self._regroup(tensor, self._forms[tensor, octets], octets.block, octets.block)
+            if form is not DENSE:
+                return tiles
         if form is not DENSE and (tensor, DENSE) not in self._forms:
             self.need(tensor, DENSE)
-        source_form = DENSE if form is not DENSE else next(f for t, f in self._forms if t == tensor)
-        source = self._forms[tensor, source_form]
+        tiled = next((f for t, f in self._forms if t == tensor and isinstance(f, tuple)), None)
+        source = self._forms[tensor, DENSE if form is not DENSE else tiled]
         target = self.provide(tensor, form)
-        block = form or source_form
+        block = form or tiled
         assert block is not None
         t = self.graph.tensor(tensor)
         kernel = "tiles_from_dense" if form is not DENSE else "dense_from_tiles"
@@ -121,6 +144,42 @@ class Builder:
             )
         )
         return target
+
+    def _regroup(self, tensor: str, source: str, form: Form, block: Block) -> str:
+        """A stage from tiles to matrix operands or back."""
+        assert self.instructions.octets is not None
+        target = self.provide(tensor, form)
+        t = self.graph.tensor(tensor)
+        kernel, turns = self.instructions.octets(tiled_bytes(t.shape, block) // 32)
+        self.add(
+            Stage(
+                name=f"octets_{target}",
+                title=f"{'matrix operands' if isinstance(form, Octets) else 'tiles'}, {shape_text(t)}",
+                nodes=(self._owner(tensor),),
+                reads=(source,),
+                writes=(target,),
+                body=f"{kernel.name}((const int8_t *)R_{source}, (int8_t *)R_{target}, {turns});",
+                in_place=((source, target),),
+                kernels=(kernel,),
+            )
+        )
+        return target
+
+    def matrix_form(self, tensor: Tensor, block: Block) -> Form:
+        """The form in which this path's 1x1 convolutions read, write and add a tensor."""
+        paired = self.instructions.octets is not None and quads(tensor.shape[2]) % 2 == 0
+        return Octets(block) if paired else block
+
+    def result_form(self, tensor: Tensor, block: Block) -> Form:
+        """The form in which a 1x1 convolution or a gate should store a tensor."""
+        readers = (r.conv if isinstance(r, q.FusedConv) else r for r in self.graph.consumers(tensor.name))
+        depthwise = any(isinstance(r, q.QConv) and r.depthwise for r in readers)
+        return block if depthwise else self.matrix_form(tensor, block)
+
+    def residual_form(self, name: str, block: Block, result: Form) -> Form:
+        """The form in which a 1x1 convolution should read its residual operand."""
+        form = self.matrix_form(self.graph.tensor(name), block)
+        return form if (name, form) in self._forms and form == result else block
 
     def _owner(self, tensor: str) -> str:
         """A node to which a conversion of ``tensor`` belongs: its producer, else its first reader."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,14 +40,22 @@ class PointwiseKernel:
 
 
 def pointwise_kernel(
-    in_quads: int, out_quads: int, columns: int, lanes: str, e: Epilogue, edge_pixels: int = 0
+    in_quads: int,
+    out_quads: int,
+    columns: int,
+    lanes: str,
+    e: Epilogue,
+    edge_pixels: int = 0,
+    plain: Collection[str] = (),
 ) -> PointwiseKernel:
     """The kernel for rows of ``columns`` blocks.
 
     Args:
         lanes: ``pixel`` for a pixel-minor result (expand), ``channel`` for a channel-minor one (project).
         edge_pixels: pixels of each row's last block that lie in the image, 0 for all.
+        plain: of ``in``, ``out`` and ``residual`` those that are in tiles; here they all are anyway.
     """
+    del plain
     quads = next(n for n in (3, 2, 1) if out_quads % n == 0)
     unroll = _unroll(in_quads)
     blocks = min({3: 2, 2: 3, 1: 4}[quads], columns)

@@ -111,10 +111,16 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     e = plan_epilogue(node)
     rows, columns = grid(x.shape, block)
     in_quads, out_quads = quads(x.shape[2]), quads(y.shape[2])
-    source = builder.need(x.name, block)
-    operand = builder.need(node.inputs[1], block) if node.residual is not None else None
+    source = builder.need(x.name, builder.matrix_form(x, block))
+    form = builder.result_form(y, block)
+    plain = ["out"] if form == block else []
+    operand = None
+    if node.residual is not None:
+        operand_form = builder.residual_form(node.inputs[1], block, form)
+        operand = builder.need(node.inputs[1], operand_form)
+        plain += ["residual"] if operand_form == block else []
     reads = [source] if operand in (None, source) else [source, str(operand)]
-    target = builder.provide(y.name, block)
+    target = builder.provide(y.name, form)
     size = _chunk(rows * columns, in_quads)
     chunks, rest = divmod(rows * columns, size)
     calls = []
@@ -122,7 +128,7 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     for count, blocks in ((chunks, size), (1, rest)):
         if not count or not blocks:
             continue
-        kernel = builder.pointwise(in_quads, out_quads, blocks, "channel", e)
+        kernel = builder.pointwise(in_quads, out_quads, blocks, "channel", e, plain=plain)
         kernels.append(kernel)
         first = f"(ptrdiff_t)chunk * {size}" if count > 1 else str(chunks * size if blocks == rest else 0)
         fields: dict[str, object] = {
@@ -191,7 +197,7 @@ def _lower_pooled(builder: Builder, node: q.FusedConv) -> bool:
     if not edge_pixels:
         rows, columns = 1, rows * columns
     kernel = builder.pointwise(quads(x.shape[2]), quads(y.shape[2]), columns, "pixel", e, edge_pixels)
-    source = builder.need(x.name, block)
+    source = builder.need(x.name, builder.matrix_form(x, block))
     target = builder.provide(node.outputs[1], DENSE)
     fields: dict[str, object] = {
         "in": f"(const int8_t *)R_{source}",
@@ -242,7 +248,7 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
     e = plan_epilogue(node)
     rows, columns = grid(y.shape, ROW)
     depth = conv.kernel[0] * conv.kernel[1] * x.shape[2]
-    kernel = builder.pointwise(quads(depth), quads(y.shape[2]), columns, "channel", e)
+    kernel = builder.pointwise(quads(depth), quads(y.shape[2]), columns, "channel", e, plain=("in", "out"))
     source = builder.need(x.name, DENSE)
     target = builder.provide(y.name, ROW)
     zero_point = np.broadcast_to(np.asarray(x.quant.zero_point if x.quant else (0,), np.int8), x.shape[2:])
@@ -329,7 +335,9 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
     factors[:channels] = node.factor
     unroll = next(u for u in (4, 2, 1) if quads(channels) % u == 0)
     clamp = node.low > -128 or node.high < 127
+    form = builder.result_form(y, block)
     variant = ("_offset" if node.offset else "") + ("_clamp" if clamp else "")
+    variant += "_octets" if form != block else ""
     name = f"gate_{unroll}_shift{node.shift}{variant}_dotprod"
     source = render(
         "kernels/dotprod/gate.c.j2",
@@ -338,9 +346,10 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
         unroll=unroll,
         offset=node.offset != 0,
         clamp=clamp,
+        octets=form != block,
     )
     read, gate_region = builder.need(x.name, block), builder.need(gate.name, DENSE)
-    write = builder.provide(y.name, block)
+    write = builder.provide(y.name, form)
     spread = builder.scratch(f"{label}_terms", quads(channels) * 32)
     body = (
         f"gate_factors_dotprod((const int16_t *)(const void *)R_{gate_region}, factor_{label},"

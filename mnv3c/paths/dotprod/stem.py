@@ -76,10 +76,12 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
     rows, columns = grid(y.shape, ROW)
     kh, kw = conv.kernel
     depth = kh * kw * x.shape[2]
-    multiply = builder.pointwise(quads(depth), quads(y.shape[2]), columns, "channel", e)
+    form = builder.result_form(y, ROW)
+    plain = ("in", "out") if form == ROW else ("in",)
+    multiply = builder.pointwise(quads(depth), quads(y.shape[2]), columns, "channel", e, plain=plain)
     image: Tensor = graph.tensor(flip.inputs[0]) if flip else x
     source = builder.need(image.name, DENSE)
-    target = builder.provide(y.name, ROW)
+    target = builder.provide(y.name, form)
     zero_point = np.broadcast_to(np.asarray(x.quant.zero_point if x.quant else (0,), np.int8), x.shape[2:])
     channels = x.shape[2]
     widest = (columns * 4 * conv.stride[1] + (kw - 1) * conv.dilation[1]) * channels + 64

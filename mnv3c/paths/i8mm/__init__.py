@@ -10,7 +10,7 @@ from mnv3c.codegen.program import Options, Program
 from mnv3c.ir.graph import Graph
 from mnv3c.paths.dotprod.builder import Instructions
 from mnv3c.paths.dotprod.lower import lower_graph
-from mnv3c.paths.i8mm.pointwise import matrix_kernel
+from mnv3c.paths.i8mm.pointwise import matrix_kernel, octets_kernel
 
 name = "i8mm"
 _INSTRUCTIONS = Instructions(
@@ -18,6 +18,7 @@ _INSTRUCTIONS = Instructions(
     "arch=armv8.2-a+dotprod+i8mm",
     "arch=armv8.2-a+dotprod+i8mm,tune=cortex-a76",
     matrix_kernel,
+    octets_kernel,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +19,7 @@ _UNROLL = (6, 5, 4)
 
 @dataclass(frozen=True)
 class MatrixKernel(PointwiseKernel):
-    """A kernel whose weights are packed for SMMLA.
-
-    Attributes:
-        lanes: of the result, as for ``pointwise_kernel``.
-    """
-
-    lanes: str
+    """A kernel whose weights are packed for SMMLA."""
 
     def pack(self, weight: np.ndarray) -> np.ndarray:
         """int8 ``[out, in]`` to ``[groups][in / 8][quads][2 pairs][2 outputs][8 inputs]``, zero padded."""
@@ -33,17 +28,27 @@ class MatrixKernel(PointwiseKernel):
         padded = np.zeros((quads * 4, octets * 8), np.int8)
         padded[:out, :depth] = weight
         split = padded.reshape(quads // self.quads, self.quads, 4, octets, 8)
-        if self.lanes == "channel":
-            split = split[:, :, [0, 2, 1, 3]]
         return np.ascontiguousarray(split.transpose(0, 3, 1, 2, 4))
 
 
 def matrix_kernel(
-    in_quads: int, out_quads: int, columns: int, lanes: str, e: Epilogue, edge_pixels: int = 0
+    in_quads: int,
+    out_quads: int,
+    columns: int,
+    lanes: str,
+    e: Epilogue,
+    edge_pixels: int = 0,
+    plain: Collection[str] = (),
 ) -> MatrixKernel:
-    """Like ``dotprod.pointwise.pointwise_kernel``, which see for the arguments."""
-    quads = next(n for n in (3, 2, 1) if out_quads % n == 0)
+    """Like ``dotprod.pointwise.pointwise_kernel``, which see for the arguments.
+
+    What has an even number of quads and is not ``plain`` is in matrix operands.
+    """
     octets, half = divmod(in_quads, 2)
+    octets_in = not half and "in" not in plain
+    octets_out = lanes == "channel" and out_quads % 2 == 0 and "out" not in plain
+    mixed = octets_out and e.kind == "residual" and "residual" in plain
+    quads = 2 if octets_out else next(n for n in (3, 2, 1) if out_quads % n == 0)
     unroll = octets if octets <= _STRAIGHT else min(_UNROLL, key=lambda u: (octets % u, -u))
     depth = octets // unroll if unroll else 1
     rest = octets - depth * unroll
@@ -52,14 +57,19 @@ def matrix_kernel(
     if edge_pixels and tail == 0:
         steps, tail = steps - 1, blocks
     verb = "expand" if lanes == "pixel" else "project"
+    tiles = "plainin_" * (not octets_in) + "plainout_" * (lanes == "channel" and not octets_out)
+    form = f"{tiles}{'plainresidual_' * mixed}{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}"
     inner = f"k{unroll}{'' if depth > 1 else 'once'}{f'r{rest}' if rest else ''}{'half' if half else ''}"
-    name = f"{verb}_{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_{inner}_{e.label}_i8mm"
+    name = f"{verb}_{form}_{inner}_{e.label}_i8mm"
     source = render(
         "kernels/dotprod/pointwise.c.j2",
         tile="kernels/i8mm/tile.j2",
         name=name,
         epilogue=e,
         lanes=lanes,
+        octets_in=octets_in,
+        octets_out=octets_out,
+        mixed=mixed,
         blocks=blocks,
         tail=tail,
         has_main=steps > 0,
@@ -73,4 +83,11 @@ def matrix_kernel(
         edge_pixels=edge_pixels,
         edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
     )
-    return MatrixKernel(Kernel(name, source), quads, unroll, depth, steps, 32 * (octets + half), lanes)
+    return MatrixKernel(Kernel(name, source), quads, unroll, depth, steps, 32 * (octets + half))
+
+
+def octets_kernel(pairs: int) -> tuple[Kernel, int]:
+    """The kernel that makes so many pairs of tiles into matrix operands, or back, and the turns it takes."""
+    unroll = next(u for u in (4, 3, 2, 1) if pairs % u == 0)
+    name = f"octets_{unroll}_i8mm"
+    return Kernel(name, render("kernels/i8mm/octets.c.j2", unroll=unroll)), pairs // unroll

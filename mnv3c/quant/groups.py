@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,13 +146,15 @@ def sharing(graph: Graph, tensor: str) -> Sharing:
     return found
 
 
-def residual_classes(graph: Graph, groups: Iterable[Group]) -> tuple[frozenset[str], ...]:
+def residual_classes(graph: Graph, groups: Sequence[Group]) -> tuple[frozenset[str], ...]:
     """Tensors that residual adds tie together.
 
     An add has one multiplier for all channels of an int8 operand, so operand and sum may have scales of
-    a channel only in one common proportion. A class that anything else than convolutions, pools,
-    gates and adds reads is left out: its tensors have one scale each.
+    a channel only in one common proportion. A class is left out, so that its tensors have one scale
+    each, if anything reads or writes one of them that has no scales a channel (the library's input, a
+    table, a max pool).
     """
+    heads = {each.output: each.head for each in groups}
     classes: list[set[str]] = []
     for each in groups:
         add = each.head if isinstance(each.head, f.Add) else each.add
@@ -161,10 +163,11 @@ def residual_classes(graph: Graph, groups: Iterable[Group]) -> tuple[frozenset[s
         tied = {each.output, *(i for i in add.inputs if i in each.inputs)}
         joined = [c for c in classes if c & tied]
         classes = [c for c in classes if not c & tied] + [tied.union(*joined)]
-    return tuple(frozenset(c) for c in classes if all(_proportional(graph, t) for t in c))
+    return tuple(frozenset(c) for c in classes if all(_proportional(graph, t, heads.get(t)) for t in c))
 
 
-def _proportional(graph: Graph, tensor: str) -> bool:
-    users = graph.consumers(tensor)
-    allowed = f.Conv2d | f.GlobalAveragePool | f.Add
-    return tensor not in graph.outputs and all(isinstance(u, allowed) for u in users)
+def _proportional(graph: Graph, tensor: str, writer: Node | None) -> bool:
+    readers = f.Conv2d | f.GlobalAveragePool | f.Add
+    writers = f.Conv2d | f.GlobalAveragePool | f.Add | f.Multiply
+    read = all(isinstance(u, readers) for u in graph.consumers(tensor))
+    return tensor not in graph.outputs and isinstance(writer, writers) and read

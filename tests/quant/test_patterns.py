@@ -101,6 +101,31 @@ PATTERNS: dict[str, Pattern] = {
         f.Add("e", ("d", "c"), ("e",)),
         conv(r, "g", "e", 6, 8),
     ],
+    "residual of the input into a convolution": lambda r: [
+        conv(r, "a", "x", 5, 5),
+        f.Add("b", ("a", "x"), ("b",)),
+        conv(r, "c", "b", 5, 6),
+    ],
+    "residual of a table into a convolution": lambda r: [
+        conv(r, "a", "x", 5, 5),
+        swish("b", "x"),
+        f.Add("c", ("a", "b"), ("c",)),
+        conv(r, "d", "c", 5, 6),
+    ],
+    "residual of a gated tensor into a convolution": lambda r: [
+        *squeeze_excite(r, [gate("gate", "excite")]),
+        conv(r, "e", "gated", 5, 5),
+        f.Add("g", ("e", "gated"), ("g",)),
+        conv(r, "h", "g", 5, 6),
+    ],
+    "residual of a max pool into a convolution": lambda r: [
+        conv(r, "a", "x", 5, 6),
+        relu("b", "a"),
+        f.Pool("c", ("b",), ("c",), "max", (2, 2), (1, 1), (0, 0, 1, 1)),
+        conv(r, "d", "c", 6, 6),
+        f.Add("e", ("d", "c"), ("e",)),
+        conv(r, "g", "e", 6, 6),
+    ],
     "two convolutions meet": lambda r: [
         conv(r, "a", "x", 5, 6),
         conv(r, "b", "x", 5, 6),

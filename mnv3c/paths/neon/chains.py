@@ -109,6 +109,7 @@ def lower_chain(context: Context, chain: Chain) -> Stage:
     expand = _lower_expand(context, chain.expand, geometry, label) if chain.expand is not None else None
     ring = make_ring(label, geometry, x, _padding(expand, chain.expand, x))
     row = lower_depthwise(f"{label}_depthwise", middle.conv, e, y.shape[1])
+    context.remember_offsets(middle.outputs[0], row.constant, e)
     kernels, constants, scratch = (
         [*ring.kernels, *row.kernels],
         [row.constant, *ring.constants],

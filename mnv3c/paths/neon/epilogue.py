@@ -51,6 +51,11 @@ class Epilogue:
         return "int8_t" if self.offset and self.parameters[-1].dtype == np.int8 else "int16_t"
 
     @property
+    def zero_points(self) -> np.ndarray | None:
+        """The 8-bit offsets, which a block of packed constants ends with."""
+        return self.parameters[-1] if self.offset and self.offset_type == "int8_t" else None
+
+    @property
     def parameter_bytes(self) -> int:
         """Bytes of parameters for each channel."""
         return sum(p.dtype.itemsize for p in self.parameters)

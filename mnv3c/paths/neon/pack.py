@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from mnv3c.codegen.program import Constant
 from mnv3c.paths.neon.tile import CHANNELS, HALF_BYTES, STEP_BYTES, Depth
 
 BLOCK = 8  # channels that share an epilogue
+
+
+@dataclass(frozen=True, eq=False)
+class Strided:
+    """8-bit values a channel that lie among a kernel's constants, 8 in each block.
+
+    Attributes:
+        values: int8 ``[channels]``, channels a multiple of 8.
+        first: C expression of the first one's address.
+        block: bytes from one block to the next.
+    """
+
+    values: np.ndarray
+    constant: Constant
+    first: str
+    block: int
+
+
+def stored_offsets(constant: Constant, offset: np.ndarray) -> Strided | None:
+    """The offsets of a packed ``constant`` whose blocks end with them."""
+    if offset.dtype != np.int8 or offset.size % BLOCK:
+        return None
+    block = int(constant.data.shape[1])
+    return Strided(offset, constant, f"{constant.name} + {block - BLOCK}", block)
 
 
 def block_starts(channels: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.paths.common.regions import external
 from mnv3c.paths.neon.depthwise import lower_depthwise
 from mnv3c.paths.neon.epilogue import CTYPE, Epilogue, epilogue_of
-from mnv3c.paths.neon.pack import BLOCK
+from mnv3c.paths.neon.pack import BLOCK, Strided, stored_offsets
 from mnv3c.paths.neon.pointwise import Pointwise, lower_pointwise
 from mnv3c.paths.neon.windows import SLACK, copy_rows, geometry_of, lower_gather, make_ring
 from mnv3c.paths.ref.stages import lower_node as lower_portable
@@ -35,10 +35,20 @@ class Lowered:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The graph and the names of its tensors' regions."""
+    """The graph and the names of its tensors' regions.
+
+    Attributes:
+        offsets: tensor to the zero points that its producer's constants hold; filled while lowering.
+    """
 
     graph: Graph
     regions: Mapping[str, str]
+    offsets: dict[str, Strided] = field(default_factory=dict)
+
+    def remember_offsets(self, tensor: str, constant: Constant, e: Epilogue) -> None:
+        stored = stored_offsets(constant, e.zero_points) if e.zero_points is not None else None
+        if stored is not None:
+            self.offsets[tensor] = stored
 
     def tensor(self, name: str) -> Tensor:
         return self.graph.tensor(name)
@@ -245,6 +255,7 @@ def _depthwise(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut |
     label = identifier(node.name)
     ring = make_ring(label, geometry_of(conv, x, y.shape[0], y.shape[1]), x)
     row = lower_depthwise(label, conv, e, y.shape[1])
+    context.remember_offsets(node.outputs[0], row.constant, e)
     body = ring.body(
         "",
         copy_rows(ring, context.pointer(node.inputs[0])),
@@ -308,6 +319,10 @@ def _gate(context: Context, node: q.QGate) -> Stage | None:
     label = identifier(node.name)
     factor = np.broadcast_to(node.factor, (channels,)).astype(np.int16)
     points = np.broadcast_to(node.zero_point, (channels,)).astype(np.int8)
+    stored = context.offsets.get(node.inputs[0])
+    if stored is None or not np.array_equal(stored.values, points):
+        name = f"zero_points_{label}"
+        stored = Strided(points, Constant(name, points, "table"), name, BLOCK)
     clamped = (node.low, node.high) != (-128, 127)
     name = f"gate_neon{f'_c{node.low}to{node.high}'.replace('-', 'n') if clamped else ''}"
     pixels, groups = x.shape[0] * x.shape[1], channels // BLOCK
@@ -317,7 +332,8 @@ def _gate(context: Context, node: q.QGate) -> Stage | None:
         channels,
         context.pointer(node.inputs[1]),
         f"factor_{label}",
-        f"zero_points_{label}",
+        stored.first,
+        stored.block,
         node.shift,
         node.offset,
         pixels,
@@ -334,7 +350,7 @@ def _gate(context: Context, node: q.QGate) -> Stage | None:
         kernels=(Kernel(name, render("kernels/neon/gate.c.j2", name=name, node=node)),),
         constants=(
             Constant(f"factor_{label}", factor, "multiplier"),
-            Constant(f"zero_points_{label}", points, "table"),
+            stored.constant,
         ),
     )
 

@@ -22,7 +22,7 @@ import numpy as np
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.qdq.attributes import axes, clip_bounds, convolution_window
 from mnv3c.frontend.qdq.reader import InputInfo, Model, NodeInfo
-from mnv3c.frontend.quantized.builder import Affine, Builder, Value, Window
+from mnv3c.frontend.quantized.builder import LARGEST_SCALE, SMALLEST_SCALE, Affine, Builder, Value, Window
 from mnv3c.ir.graph import Graph, Shape
 
 INF = float("inf")
@@ -165,8 +165,8 @@ class _Importer:
         if len(node.inputs) < 2 or node.inputs[1] not in self.model.constants:
             raise Mnv3cError("has no constant scale", node.place)
         scale = self.model.constants[node.inputs[1]].astype(np.float32).ravel()
-        if scale.size < 1 or not np.isfinite(scale).all() or (scale <= 0).any():
-            raise Mnv3cError(f"has a scale {node.inputs[1]} that is not positive", node.place)
+        if scale.size < 1 or not ((scale >= SMALLEST_SCALE) & (scale <= LARGEST_SCALE)).all():
+            raise Mnv3cError(f"has a scale {node.inputs[1]} that is not positive or out of range", node.place)
         zero_point = np.zeros(scale.size, np.uint8)
         if len(node.inputs) > 2 and node.inputs[2]:
             if node.inputs[2] not in self.model.constants:

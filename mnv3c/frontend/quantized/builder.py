@@ -27,6 +27,8 @@ from mnv3c.reference.windows import window_output_size
 IDENTITY = np.arange(-128, 128, dtype=np.int8)
 # Activations beyond this are no network for a small core; a damaged file may ask for anything.
 MAX_ELEMENTS = 1 << 28
+# Beyond these a scale is damage: products and ratios of two still fit float32.
+SMALLEST_SCALE, LARGEST_SCALE = 2.0**-60, 2.0**60
 
 
 @dataclass(frozen=True)

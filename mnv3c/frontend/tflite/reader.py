@@ -18,6 +18,7 @@ import numpy as np
 import tflite
 
 from mnv3c.errors import Mnv3cError
+from mnv3c.frontend.quantized.builder import LARGEST_SCALE, SMALLEST_SCALE
 
 IDENTIFIER = b"TFL3"
 _MAX_FILE = 1 << 31
@@ -263,8 +264,8 @@ def _quantization(
     if q.Details() is not None:
         raise Mnv3cError("has a custom quantisation", where)
     zero_point = tuple(int(z) for z in _array(q.ZeroPointAsNumpy())) or (0,) * len(scale)
-    if any(not math.isfinite(s) or s <= 0 for s in scale):
-        bad = next(s for s in scale if not math.isfinite(s) or s <= 0)
+    bad = next((s for s in scale if not SMALLEST_SCALE <= s <= LARGEST_SCALE), None)
+    if bad is not None:
         raise Mnv3cError(f"has a scale of {bad:g}", where)
     axis = int(q.QuantizedDimension())
     if len(scale) > 1 and not (0 <= axis < len(shape) and shape[axis] == len(scale)):

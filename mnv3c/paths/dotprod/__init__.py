@@ -15,7 +15,7 @@ from mnv3c.paths.dotprod.pointwise import pointwise_kernel
 
 name = "dotprod"
 _INSTRUCTIONS = Instructions(
-    name, "arch=armv8.2-a+dotprod", "arch=armv8.2-a+dotprod,tune=cortex-a76", pointwise_kernel
+    name, "arch=armv8.2-a+dotprod", "arch=armv8.2-a+dotprod,tune=neoverse-n2", pointwise_kernel
 )
 
 

@@ -13,6 +13,7 @@ from mnv3c.paths.dotprod.epilogue import Epilogue
 
 # Up to this many input quads the innermost loop is unrolled as a whole.
 _STRAIGHT = 10
+_MANY_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,14 @@ def pointwise_kernel(
         steps, tail = steps - 1, blocks
     verb = "expand" if lanes == "pixel" else "project"
     turns = "once" if in_quads == unroll else ""
-    name = f"{verb}_{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}{turns}_{e.label}_dotprod"
+    # Worth its preparation from a few groups a row on.
+    start_blocks = max(blocks if steps else 0, tail) if lanes == "pixel" or steps > _MANY_STEPS else 0
+    start = "start_" if start_blocks else ""
+    name = f"{verb}_{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}{turns}_{start}{e.label}_dotprod"
     source = render(
         "kernels/dotprod/pointwise.c.j2",
         tile=None,
+        start_blocks=start_blocks,
         name=name,
         epilogue=e,
         lanes=lanes,

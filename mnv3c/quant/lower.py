@@ -28,6 +28,7 @@ _FINEST_16 = 2.0**-11
 _COARSEST = 16.0
 _GATE_ONE = 2.0**15
 _SWISH_SHIFT_MAX = 7
+_SWISH_REACH = 1.5 * 2**_SWISH_SHIFT_MAX
 _SWISH_LEAST = -1.0 / 16  # times 1 / slope: x * (slope * x + 1/2) at x = -1 / (4 * slope)
 
 
@@ -199,8 +200,16 @@ def _conv_hard_swish(state: State, conv: f.Conv2d, activation: f.Activation) -> 
     # x * clip(slope * x + 1/2, 0, 1) is h-swish(6 * slope * x) / (6 * slope).
     stretch = 6.0 * activation.slope
     result = choose(state, activation.output, activation)
+    peak = float(state.exact[activation.output].max()) * stretch
+    if peak > 2 * _SWISH_REACH:
+        raise Mnv3cError(
+            f"h-swish results up to {peak:.3g} are far beyond the {_SWISH_REACH:g} it holds", activation.name
+        )
+    # What exceeds the operator's reach is cut off by it, so no range need be wider.
+    widest_scale = _SWISH_REACH / stretch / np.maximum(127 - result.zero_point, 1)
+    result = Affine(np.minimum(result.scale, widest_scale), result.zero_point)
     reach = float((result.scale * (127 - result.zero_point)).max()) * stretch
-    shift = max(0, int(np.ceil(np.log2(max(reach, 1e-30) / 1.5))))
+    shift = min(max(0, int(np.ceil(np.log2(max(reach, 1e-30) / 1.5)))), _SWISH_SHIFT_MAX)
     # Sixteen bits leave room: a coarser unit that keeps the multiplier below one saves the pre-shift.
     widest = float(_unit(state, conv).max()) * stretch
     while (
@@ -209,8 +218,6 @@ def _conv_hard_swish(state: State, conv: f.Conv2d, activation: f.Activation) -> 
         and _swish_unit(shift) < result.scale.min() * stretch / 16
     ):
         shift += 1
-    if shift > _SWISH_SHIFT_MAX:
-        raise Mnv3cError(f"h-swish results up to {reach:.3g} leave its range of 192", activation.name)
     half = _swish_unit(shift) / 2 / stretch  # of the doubled product, in reals
     multiplier = np.clip(np.floor(half / result.scale * _GATE_ONE), 1, 32767)
     exact = Affine(half * _GATE_ONE / multiplier, result.zero_point)

@@ -179,3 +179,22 @@ def test_networks_trained_by_tensor_are_told_apart() -> None:
         notes = quantize(graph, inputs(graph, 2, 0)).meta["notes"]
         found.append(any("trained to be quantised" in str(n) for n in notes))  # type: ignore[attr-defined]
     assert found == [True, False, False]
+
+
+@pytest.mark.parametrize("gain,fails", [(150.0, False), (250.0, False), (5000.0, True)])
+def test_wide_h_swish_is_cut_off_and_far_wider_is_refused(gain: float, fails: bool) -> None:
+    # The operator holds results up to 192.
+    one = f.Conv2d("a", ("x",), ("a",), np.full((1, 1, 1, 1), gain, np.float32), np.zeros(1, np.float32))
+    graph = build((1, 1, 1), [one, swish("b", "a")])
+    data = [np.full((1, 1, 1), v, np.float32) for v in np.linspace(-1, 1, 41)]
+    if fails:
+        with pytest.raises(Mnv3cError, match=r"^b: h-swish"):
+            quantize(graph, data)
+        return
+    quantized = quantize(graph, data)
+    quant = quantized.tensor("b").quant
+    assert quant is not None
+    for raw in (-127, 0, 30, 127):
+        out = integer.run(quantized, {"x": np.full((1, 1, 1), raw, np.int8)})["b"].item()
+        want = min(max(raw, 0) / 127 * gain, 192)
+        assert (out - quant.zero_point[0]) * quant.scale[0] == pytest.approx(want, abs=0.02 * min(gain, 192))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from mnv3c.errors import Mnv3cError
 
-# A folder that holds this file is ours to replace.
+# A folder is ours to replace if this file in it says so.
 MANIFEST = "manifest.json"
 
 
@@ -47,11 +48,25 @@ def check_replaceable(target: Path) -> None:
     if not target.is_dir():
         raise Mnv3cError("exists and is not a folder", str(target))
     try:
-        ours = (target / MANIFEST).is_file() or not any(target.iterdir())
+        ours = _is_library(target) or not any(target.iterdir())
     except OSError as error:
         raise Mnv3cError(f"cannot be read: {error.strerror}", str(target)) from error
     if not ours:
-        raise Mnv3cError(f"exists and holds no {MANIFEST}: not a library of ours, not replaced", str(target))
+        raise Mnv3cError(
+            f"exists and holds no {MANIFEST} of mnv3c's: not a library of ours, not replaced", str(target)
+        )
+
+
+def _is_library(folder: Path) -> bool:
+    """Whether the manifest is ours: web applications and browser extensions have one of that name too."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        return False
+    try:
+        manifest = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and "mnv3c" in manifest
 
 
 def _swap(staging: Path, target: Path) -> None:
@@ -62,8 +77,8 @@ def _swap(staging: Path, target: Path) -> None:
     target.rename(old)
     try:
         staging.rename(target)
-    except OSError:
+    except BaseException:  # an interrupt, too, must not cost the old library
         old.rename(target)
+        old.parent.rmdir()
         raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
+    shutil.rmtree(old.parent, ignore_errors=True)

@@ -137,7 +137,13 @@ class _Importer:
             else:
                 raise Mnv3cError("is not quantised: its operator is not followed by a QuantizeLinear", place)
         source = PurePath(self.model.path)
-        return self.builder.finish(source.stem, {"source": source.name, "format": "ONNX, QDQ"})
+        meta: dict[str, object] = {
+            "source": "onnx",
+            "file": source.name,
+            "format": "ONNX, QDQ",
+            "input_layout": "NCHW",
+        }
+        return self.builder.finish(source.stem, meta)
 
     def real(self, node: NodeInfo, i: int) -> Real:
         name = node.inputs[i]

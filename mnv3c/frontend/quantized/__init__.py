@@ -18,8 +18,9 @@ _MARK = b"TFL3"
 def load(path: Path | str, *, round_weights: bool = False, round_twice: bool | None = None) -> Graph:
     """The integer graph of a quantised model file.
 
-    ``meta`` has ``source`` (file name), ``format`` and ``notes``. A uint8 or int8 input stays one, and so
-    does an output; the graph between is int8. A softmax at the end is left out (a note says so).
+    ``meta`` has ``source`` (``tflite`` or ``onnx``), ``file`` (its name), ``format``, ``input_layout`` (the
+    file's own; the graph is ``(H, W, C)``), ``classes`` and ``notes``. A uint8 or int8 input stays one, and
+    so does an output; the graph between is int8. A softmax at the end is left out (a note says so).
 
     Args:
         round_weights: make all weights int8, which every kernel is fast for, by rounding the few

@@ -119,11 +119,11 @@ class Builder:
         if dtype == "uint8":
             raw = Quant((affine.scale,), (affine.zero_point + 128,))
             outer = self._tensor(name, shape, "uint8", raw)
-            inner = self._tensor(f"{name}_int8", shape, "int8", _quant(affine))
+            inner = self._tensor(self._free(f"{name}_int8"), shape, "int8", _quant(affine))
             self._nodes.append(q.FlipSign(f"flip_{inner}", (outer,), (inner,)))
         elif dtype == "float32":
             outer = self._tensor(name, shape, "float32", None)
-            inner = self._tensor(quantized or f"{name}_int8", shape, "int8", _quant(affine))
+            inner = self._tensor(self._free(quantized or f"{name}_int8"), shape, "int8", _quant(affine))
             inverse = float(np.float32(1.0 / affine.scale))
             self._nodes.append(
                 q.Quantize(f"quantize_{inner}", (outer,), (inner,), (inverse,), (affine.zero_point,))
@@ -428,6 +428,8 @@ class Builder:
         )
         if not graph.outputs or not graph.inputs:
             raise Mnv3cError("has no input or no output", name)
+        classes = graph.tensor(graph.outputs[0]).shape[2]
+        graph = graph.replace(meta={**graph.meta, "classes": classes})
         try:
             return verify(graph)
         except InvalidGraph as error:

@@ -99,7 +99,12 @@ class _Importer:
                 name = f"{t.name}_logits"
             self.builder.output(self.values[index], "float32" if index in self.floats else t.dtype, name)
         source = PurePath(self.model.path)
-        meta: dict[str, object] = {"source": source.name, "format": "TFLite, quantised"}
+        meta: dict[str, object] = {
+            "source": "tflite",
+            "file": source.name,
+            "format": "TFLite, quantised",
+            "input_layout": "NHWC",
+        }
         return self.builder.finish(source.stem, meta)
 
     def check_order(self, op: ops.Operator) -> None:

@@ -299,7 +299,7 @@ def lower_depthwise(
         project_fields["groups"] = y_quads // kernel.quads
         project_fields["regroup"] = f"{regroup.name}(middle, middle, rows * {turns});" if regroup else None
         parts.scratch.append(
-            builder.scratch(f"{label}_band", window.band_rows * columns_out * count * TILE, align=64)
+            builder.scratch(f"{label}_band", (window.band_rows * columns_out * count + 1) * TILE, align=64)
         )
         middle_region = parts.scratch[-1].name
         if project.residual is not None:

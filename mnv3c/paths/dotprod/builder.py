@@ -12,7 +12,7 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.paths.common.regions import external, region_names
-from mnv3c.paths.dotprod.layout import quads, tiled_bytes
+from mnv3c.paths.dotprod.layout import TILE, quads, tiled_bytes
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 from mnv3c.paths.dotprod.windows import Block
 from mnv3c.paths.ref.stages import lower_node
@@ -85,7 +85,7 @@ class Builder:
         else:
             block, kind = (form.block, "_octets") if isinstance(form, Octets) else (form, "")
             name, outside = self._unique(f"{self._names[tensor]}_{block[0]}x{block[1]}{kind}"), None
-            size = tiled_bytes(t.shape, block)
+            size = tiled_bytes(t.shape, block) + TILE  # kernels may load one tile ahead
         self._regions[name] = Region(name, size, external=outside)
         return name
 

@@ -40,6 +40,15 @@ class PointwiseKernel:
         return pack_pointwise(weight, self.quads)
 
 
+@dataclass(frozen=True)
+class InOrderKernel(PointwiseKernel):
+    """A kernel that loads one step ahead."""
+
+    def pack(self, weight: np.ndarray) -> np.ndarray:
+        """As the kernel reads it, with room for the step that it loads but does not use."""
+        return np.concatenate([super().pack(weight).reshape(-1), np.zeros(16 * self.quads, np.int8)])
+
+
 def pointwise_kernel(
     in_quads: int,
     out_quads: int,
@@ -48,12 +57,14 @@ def pointwise_kernel(
     e: Epilogue,
     edge_pixels: int = 0,
     plain: Collection[str] = (),
+    in_order: bool = False,
 ) -> PointwiseKernel:
     """The kernel for rows of ``columns`` blocks.
 
     Args:
         lanes: ``pixel`` for a pixel-minor result (expand), ``channel`` for a channel-minor one (project).
         edge_pixels: pixels of each row's last block that lie in the image, 0 for all.
+        in_order: for cores that issue in order; reads 16 bytes beyond the input.
         plain: of ``in``, ``out`` and ``residual`` those that are in tiles; here they all are anyway.
     """
     del plain
@@ -67,11 +78,15 @@ def pointwise_kernel(
     turns = "once" if in_quads == unroll else ""
     # Worth its preparation from a few groups a row on.
     start_blocks = max(blocks if steps else 0, tail) if lanes == "pixel" or steps > _MANY_STEPS else 0
+    if in_order:
+        start_blocks = 0
     start = "start_" if start_blocks else ""
-    name = f"{verb}_{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}{turns}_{start}{e.label}_dotprod"
+    shape = f"{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}{turns}"
+    name = f"{verb}_{shape}_{start}{e.label}_dotprod{'_a55' if in_order else ''}"
     source = render(
         "kernels/dotprod/pointwise.c.j2",
         tile=None,
+        in_order=in_order,
         start_blocks=start_blocks,
         name=name,
         epilogue=e,
@@ -87,7 +102,8 @@ def pointwise_kernel(
         edge_pixels=edge_pixels,
         edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
     )
-    return PointwiseKernel(Kernel(name, source), quads, unroll, in_quads // unroll, steps, 16 * in_quads)
+    kind = InOrderKernel if in_order else PointwiseKernel
+    return kind(Kernel(name, source), quads, unroll, in_quads // unroll, steps, 16 * in_quads)
 
 
 def _unroll(in_quads: int) -> int:

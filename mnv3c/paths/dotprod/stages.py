@@ -259,7 +259,7 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
         "padding": (zero_point.copy(), "table"),
     }
     gather = template_kernel("gather")
-    windows = builder.scratch(f"{label}_windows", columns * quads(depth) * TILE)
+    windows = builder.scratch(f"{label}_windows", (columns * quads(depth) + 1) * TILE)
     gather_call = call(
         gather.name,
         "gather_call",

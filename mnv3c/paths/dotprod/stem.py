@@ -87,7 +87,7 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
     widest = (columns * 4 * conv.stride[1] + (kw - 1) * conv.dilation[1]) * channels + 64
     pitch = -(-max(widest, (conv.pad[1] + x.shape[1]) * channels + 64) // (16 * channels)) * 16 * channels
     ring = builder.scratch(f"{label}_rows", kh * pitch)
-    windows = builder.scratch(f"{label}_windows", columns * quads(depth) * TILE)
+    windows = builder.scratch(f"{label}_windows", (columns * quads(depth) + 1) * TILE)
     body = render(
         "kernels/dotprod/stem.c.j2",
         source=source,

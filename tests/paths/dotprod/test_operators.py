@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnv3c.codegen.program import Options
 from mnv3c.ir.graph import Graph
 from tests.graphs import Builder, inverted_residual
 from tests.paths.harness import check_graph, compile_graph, compile_strictly, strict_compilers
@@ -121,6 +122,14 @@ def test_random_shapes(kind: str, seed: int, tmp_path: Path) -> None:
     check_graph(_graph(kind, seed), PATH, tmp_path / "library")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_order_tuning(kind: str, tmp_path: Path) -> None:
+    options = Options(tuning="cortex-a55")
+    library = check_graph(_graph(kind, 1), PATH, tmp_path / "library", options=options)
+    sources = (library.directory / f"{library.name}_{PATH}.c").read_text()
+    assert ("_a55(" in sources) or kind in ("vector", "depthwise")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3, 23))
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,8 +167,9 @@ def test_pool_of_the_head_stores_no_map(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compiler", strict_compilers())
-def test_no_warnings(compiler: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tuning", ["generic", "cortex-a55"])
+def test_no_warnings(compiler: str, tuning: str, tmp_path: Path) -> None:
     for kind in KINDS:
         folder = tmp_path / kind
-        compile_graph(_graph(kind, 1), PATH, folder)
+        compile_graph(_graph(kind, 1), PATH, folder, Options(tuning=tuning))
         compile_strictly(folder, compiler)

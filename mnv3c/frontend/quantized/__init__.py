@@ -43,15 +43,17 @@ def load(path: Path | str, *, round_weights: bool = False, round_twice: bool | N
 
 
 def is_quantized(path: Path | str) -> bool:
-    """Whether ``path`` is a model that ``load`` is for (and not a float one).
+    """Whether ``path`` is a model that ``load`` is for: TFLite or ONNX, and not a float one.
 
     Raises:
-        Mnv3cError: the file cannot be read, or is neither TFLite nor ONNX.
+        Mnv3cError: the file cannot be read, or is damaged.
     """
     if _is_tflite(path):
         from mnv3c.frontend import tflite
 
         return tflite.is_quantized(path)
+    if Path(path).suffix != ".onnx":
+        return False
     from mnv3c.frontend import qdq
 
     return qdq.is_quantized(path)

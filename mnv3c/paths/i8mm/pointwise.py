@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,8 @@ def matrix_kernel(
     octets_in = not half and "in" not in plain
     octets_out = lanes == "channel" and out_quads % 2 == 0 and "out" not in plain
     mixed = octets_out and e.kind == "residual" and "residual" in plain
+    # The h-swish and its offsets are then one product and accumulation, which leaves the narrowing alone.
+    together = e.kind == "hswish" and e.swish_channel and e.offset == "channel"
     quads = 2 if octets_out else next(n for n in (3, 2, 1) if out_quads % n == 0)
     unroll = octets if octets <= _STRAIGHT else min(_UNROLL, key=lambda u: (octets % u, -u))
     depth = octets // unroll if unroll else 1
@@ -66,6 +68,7 @@ def matrix_kernel(
         tile="kernels/i8mm/tile.j2",
         name=name,
         epilogue=e,
+        narrowing=replace(e, kind="int8", offset="none") if together else e,
         lanes=lanes,
         octets_in=octets_in,
         octets_out=octets_out,

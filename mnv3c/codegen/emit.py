@@ -22,6 +22,16 @@ _CLANG_FEATURES = {
 }
 _CTYPE = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "int32": "int32_t", "float32": "float"}
 
+# What no tensor can be called: words of C and C++, and names that the generated files use.
+_WORDS = (
+    "arena inputs outputs auto bool break case catch char class const continue default delete do double else"
+    " enum explicit export extern false float for friend goto if inline int long mutable namespace new"
+    " operator private protected public register restrict return short signed sizeof static struct switch"
+    " template this throw true try typedef typename union unsigned using virtual void volatile while and or"
+    " not xor"
+)
+_RESERVED = frozenset(_WORDS.split())
+
 
 @dataclass(frozen=True, eq=False)
 class LoweredPath:
@@ -75,7 +85,7 @@ def emit(graph: Graph, paths: Sequence[LoweredPath], summary: str, notes: Sequen
         "weight_bytes": sum(c.bytes for c in constants),
         "path_ids": PATH_IDS,
         "layer_counts": {p.program.path: len(p.program.stages) for p in paths},
-        "notes": list(notes),
+        "notes": [_comment(n) for n in notes],
         # One path alone is what the user asked for: nothing to find out, no symbol to link.
         "detect": len(paths) > 1,
     }
@@ -101,14 +111,16 @@ def _public_tensors(graph: Graph) -> list[dict[str, object]]:
             tensor = graph.tensor(tensor_name)
             # One tensor needs no name of the model's: `input` and `output` are what people guess.
             field = direction if len(names) == 1 else identifier(tensor_name)
-            field = field if field not in used else f"{field}_{i}"
-            used.add(field)
+            # As macros, names that differ by case alone are one.
+            while field in _RESERVED or field.upper() in used:
+                field += f"_{i}"
+            used.add(field.upper())
             quant = tensor.quant
             result.append(
                 {
                     "direction": direction,
                     "index": i,
-                    "name": tensor_name.replace("*/", "* /"),
+                    "name": _comment(tensor_name),
                     "field": field,
                     "macro": field.upper(),
                     "dtype": tensor.dtype,
@@ -130,6 +142,17 @@ def _public_tensors(graph: Graph) -> list[dict[str, object]]:
     return result
 
 
+def _comment(text: str) -> str:
+    """``text`` with nothing in it that ends a comment or a line: names come from the user's model."""
+    text = "".join(c if c.isprintable() else "_" for c in text)
+    return text.replace("*/", "*_").replace("/*", "/_")
+
+
+def _literal(text: str) -> str:
+    """``text`` as the inside of a string literal, without escapes and trigraphs."""
+    return re.sub(r'["\\?]', "_", _comment(text))
+
+
 def _meaning(graph: Graph, tensor: Tensor, direction: str) -> str:
     described = graph.meta.get("tensors", {})
     if isinstance(described, Mapping) and tensor.name in described:
@@ -145,15 +168,20 @@ def _emit_path(
 ) -> str:
     program = lowered.program
     stages = []
+    name_offsets = [0]
     for i, stage in enumerate(program.stages):
         stored = {c.name: pool.add(c) for c in stage.constants}
         layer_constants[program.path, i] = sum(c.bytes for c in stored.values())
         declarations = _declarations(program, lowered.memory, stage, stored)
         body = "".join(f"  {line}\n" if line else "\n" for line in stage.body.rstrip("\n").split("\n"))
+        label = _literal(f"{stage.nodes[0]}: {stage.title}")
+        label_bytes = len(label.encode()) + 1
+        name_offsets.append(name_offsets[-1] + label_bytes)
         stages.append(
             {
                 "title": stage.title,
-                "label": f"{stage.nodes[0]}: {stage.title}".replace("\\", "_").replace('"', "_"),
+                "label": label,
+                "label_bytes": label_bytes,
                 "declarations": declarations,
                 "body": body,
                 "parts": stage.parts,
@@ -164,10 +192,6 @@ def _emit_path(
     extensions = [e for e in _CLANG_FEATURES if e in re.split(r"[+=,]", program.clang_target)]
     if "dotprod" in extensions:
         extensions.append("rdma")  # which armv8.2-a includes
-    offsets, at = [], 0
-    for s in stages:
-        offsets.append(at)
-        at += len(str(s["label"]).encode()) + 1
     return render(
         "library/path.c.j2",
         **common,
@@ -180,8 +204,8 @@ def _emit_path(
         prologue=program.prologue,
         kernels=_unique_kernels(program),
         stages=stages,
-        name_offsets=offsets,
-        notes=program.notes,
+        name_offsets=name_offsets[:-1],
+        notes=[_comment(n) for n in program.notes],
     )
 
 

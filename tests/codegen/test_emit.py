@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -209,6 +210,8 @@ def test_example_refuses_a_file_of_the_wrong_size(tmp_path: Path) -> None:
     (tmp_path / "in.bin").write_bytes(b"123")
     with pytest.raises(AssertionError, match="wrong number of bytes"):
         run(program, tmp_path / "in.bin", tmp_path / "out.bin")
+    with pytest.raises(AssertionError, match="not a number of repeats: twice"):
+        run(program, tmp_path / "in.bin", tmp_path / "out.bin", "twice")
     assert not (tmp_path / "out.bin").exists()
 
 
@@ -241,7 +244,54 @@ def test_cmake_package_installs_and_is_found(cc: str, tmp_path: Path) -> None:
     run("cmake", "-S", consumer, "-B", tmp_path / "c", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
     run("cmake", "--build", tmp_path / "c")
     run(tmp_path / "c" / "consumer")
-    assert (tmp_path / "prefix").glob("**/pkgconfig/net.pc")
+    described = next((tmp_path / "prefix").glob("**/pkgconfig/net.pc"))
+    if shutil.which("pkg-config"):
+        flags = run("pkg-config", "--cflags", "--libs", described).split()
+        run(cc, consumer / "main.c", *flags, "-o", tmp_path / "by_pkg_config")
+        run(tmp_path / "by_pkg_config")
+
+
+@pytest.mark.parametrize("cc", COMPILERS)
+def test_any_names_of_the_model_make_good_c(cc: str, tmp_path: Path) -> None:
+    graph = doors()
+    ends = ("class", "arena", "Score", "score")
+    odd = dict(zip((*graph.inputs, *graph.outputs), ends, strict=False))
+    odd |= {n: f"{n} a*/b/*c\n\\" for n in graph.tensors if n not in odd}
+
+    def rename(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(odd[n] for n in names)
+
+    graph = graph.replace(
+        # Long, too: C promises 4095 bytes of one literal.
+        nodes=tuple(
+            dataclasses.replace(
+                n,
+                name=f'{n.name} */ "x" ??/ é\n' + 500 * "y",
+                inputs=rename(n.inputs),
+                outputs=rename(n.outputs),
+            )
+            for n in graph.nodes
+        ),
+        tensors={odd[n]: dataclasses.replace(t, name=odd[n]) for n, t in graph.tensors.items()},
+        inputs=rename(graph.inputs),
+        outputs=rename(graph.outputs),
+    )
+    library = build_library(graph, ["ref"], notes=["about a*/b and c/*d"])
+    folder = tmp_path / "library"
+    write_folder(folder, library.files)
+    program = command_line(cc, folder, tmp_path / "cli")
+    got, want = run_cli(program, graph, tmp_path)
+    assert got == want
+    (tmp_path / "main.c").write_text(
+        '#include <stdio.h>\n#include "doors.h"\nint main(void) {\n'
+        "  for (int32_t i = 0; i < doors_layers(0 + DOORS_PATH_REF); ++i)"
+        " puts(doors_layer_name(DOORS_PATH_REF, i));\n  return 0;\n}\n"
+    )
+    run(cc, *STRICT, "-I", folder, *sources(folder), tmp_path / "main.c", "-o", tmp_path / "names")
+    lines = run(tmp_path / "names").splitlines()
+    layers = library.manifest["programs"]["ref"]["layers"]  # type: ignore[index]
+    assert [line.split(": ")[1] for line in lines] == [layer["title"] for layer in layers]
+    assert lines[0].startswith(graph.nodes[0].name.split(" ")[0] + " *_ _x_ __/ é_yyy")
 
 
 def test_reference_is_kept_beside(tmp_path: Path) -> None:

@@ -395,20 +395,33 @@ void doors_run_ref(doors_state *state, const doors_exec *exec) {
 }
 
 const char *doors_layer_name_ref(int32_t layer) {
-  /* One string and offsets into it: a table of pointers would have to be relocated. */
-  static const char names[] =
-      "flip0: uint8 to int8, 9x7x3\0"
-      "quantize1: quantise 9x7x3\0"
-      "conv2: convolution 1x1, 9x7x3 to 9x7x6\0"
-      "conv3: convolution 3x1, 9x7x3 to 9x7x6\0"
-      "add4: add, 9x7x6\0"
-      "conv5: convolution 3x3, 9x7x6 to 9x7x8\0"
-      "pool7: max pool 3x3 to 4x3x8\0"
-      "conv8: convolution 1x1, 4x3x8 to 4x3x8\0"
-      "conv9: convolution 1x1, 4x3x8 to 4x3x8\0"
-      "dequantize11: dequantise 4x3x8\0"
-      "conv12: depthwise convolution 3x3, 4x3x8 to 2x1x8\0"
-      "";
+  /* Strings one behind the other, and offsets: a table of pointers would have to be relocated, and C
+   * promises no more than 4095 bytes of one literal. */
+  static const struct {
+    char layer_0[28];
+    char layer_1[26];
+    char layer_2[39];
+    char layer_3[39];
+    char layer_4[17];
+    char layer_5[39];
+    char layer_6[29];
+    char layer_7[39];
+    char layer_8[39];
+    char layer_9[31];
+    char layer_10[50];
+  } names = {
+      "flip0: uint8 to int8, 9x7x3",
+      "quantize1: quantise 9x7x3",
+      "conv2: convolution 1x1, 9x7x3 to 9x7x6",
+      "conv3: convolution 3x1, 9x7x3 to 9x7x6",
+      "add4: add, 9x7x6",
+      "conv5: convolution 3x3, 9x7x6 to 9x7x8",
+      "pool7: max pool 3x3 to 4x3x8",
+      "conv8: convolution 1x1, 4x3x8 to 4x3x8",
+      "conv9: convolution 1x1, 4x3x8 to 4x3x8",
+      "dequantize11: dequantise 4x3x8",
+      "conv12: depthwise convolution 3x3, 4x3x8 to 2x1x8",
+  };
   static const uint16_t at[11] = {0, 28, 54, 93, 132, 149, 188, 217, 256, 295, 326};
-  return layer < 0 || layer >= 11 ? "" : names + at[layer];
+  return layer < 0 || layer >= 11 ? "" : (const char *)&names + at[layer];
 }

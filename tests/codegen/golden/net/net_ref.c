@@ -524,24 +524,41 @@ void net_run_ref(net_state *state, const net_exec *exec) {
 }
 
 const char *net_layer_name_ref(int32_t layer) {
-  /* One string and offsets into it: a table of pointers would have to be relocated. */
-  static const char names[] =
-      "conv0: convolution 3x3, 12x11x3 to 6x6x8\0"
-      "conv2: convolution 1x1, 6x6x8 to 6x6x24\0"
-      "conv4: depthwise convolution 3x3, 6x6x24 to 6x6x24\0"
-      "conv4: channel sums, 6x6x24\0"
-      "mean7: requantise the pool, 1x1x24\0"
-      "conv8: convolution 1x1, 1x1x24 to 1x1x8\0"
-      "conv9: convolution 1x1, 1x1x8 to 1x1x24\0"
-      "gate11: SE gate, 6x6x24\0"
-      "conv12: convolution 1x1, 6x6x24 to 6x6x8\0"
-      "conv14: convolution 1x1, 6x6x8 to 6x6x20\0"
-      "conv15: depthwise convolution 5x5, 6x6x20 to 3x3x20\0"
-      "conv16: convolution 1x1, 3x3x20 to 3x3x12\0"
-      "conv16: channel sums, 3x3x12\0"
-      "mean18: requantise the pool, 1x1x12\0"
-      "conv19: convolution 1x1, 1x1x12 to 1x1x10\0"
-      "";
+  /* Strings one behind the other, and offsets: a table of pointers would have to be relocated, and C
+   * promises no more than 4095 bytes of one literal. */
+  static const struct {
+    char layer_0[41];
+    char layer_1[40];
+    char layer_2[51];
+    char layer_3[28];
+    char layer_4[35];
+    char layer_5[40];
+    char layer_6[40];
+    char layer_7[24];
+    char layer_8[41];
+    char layer_9[41];
+    char layer_10[52];
+    char layer_11[42];
+    char layer_12[29];
+    char layer_13[36];
+    char layer_14[42];
+  } names = {
+      "conv0: convolution 3x3, 12x11x3 to 6x6x8",
+      "conv2: convolution 1x1, 6x6x8 to 6x6x24",
+      "conv4: depthwise convolution 3x3, 6x6x24 to 6x6x24",
+      "conv4: channel sums, 6x6x24",
+      "mean7: requantise the pool, 1x1x24",
+      "conv8: convolution 1x1, 1x1x24 to 1x1x8",
+      "conv9: convolution 1x1, 1x1x8 to 1x1x24",
+      "gate11: SE gate, 6x6x24",
+      "conv12: convolution 1x1, 6x6x24 to 6x6x8",
+      "conv14: convolution 1x1, 6x6x8 to 6x6x20",
+      "conv15: depthwise convolution 5x5, 6x6x20 to 3x3x20",
+      "conv16: convolution 1x1, 3x3x20 to 3x3x12",
+      "conv16: channel sums, 3x3x12",
+      "mean18: requantise the pool, 1x1x12",
+      "conv19: convolution 1x1, 1x1x12 to 1x1x10",
+  };
   static const uint16_t at[15] = {0, 41, 81, 132, 160, 195, 235, 275, 299, 340, 381, 433, 475, 504, 540};
-  return layer < 0 || layer >= 15 ? "" : names + at[layer];
+  return layer < 0 || layer >= 15 ? "" : (const char *)&names + at[layer];
 }

@@ -29,6 +29,9 @@ int main(int argc, char **argv) {
   }
   repeats = argc > 3 ? strtol(argv[3], 0, 10) : 1;
   exec.path = argc > 4 ? (int32_t)strtol(argv[4], 0, 10) : NET_PATH_AUTO;
+  if (repeats < 1) {
+    return fail("not a number of repeats:", argv[3]);
+  }
   file = fopen(argv[1], "rb");
   if (file == 0) {
     return fail("cannot open", argv[1]);

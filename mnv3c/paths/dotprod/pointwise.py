@@ -13,7 +13,7 @@ from mnv3c.paths.dotprod.epilogue import Epilogue
 
 # Up to this many input quads the innermost loop is unrolled as a whole.
 _STRAIGHT = 10
-_MANY_STEPS = 5
+_MANY_STEPS = 1
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,12 @@ from mnv3c.paths.dotprod.stages import simple_result
 _MOST_QUADS = 16
 
 
-def gather_kernel(conv: q.QConv, channels: int) -> Kernel | None:
-    """Tiles of the windows of 4 neighbouring outputs; ``None`` if they span more than 64 bytes of a row."""
+def gather_kernel(conv: q.QConv, channels: int, octets: bool) -> Kernel | None:
+    """Tiles of the windows of 4 neighbouring outputs; ``None`` if they span more than 64 bytes of a row.
+
+    Args:
+        octets: make matrix operands, of 2 outputs by 8 values of a window.
+    """
     kh, kw = conv.kernel
     depth = kh * kw * channels
     longest = (3 * conv.stride[1] + (kw - 1) * conv.dilation[1] + 1) * channels
@@ -26,17 +30,17 @@ def gather_kernel(conv: q.QConv, channels: int) -> Kernel | None:
         return None
     indices: dict[tuple[int, ...], int] = {}
     tiles = []
-    for quad in range(quads(depth)):
+    for places in _places(depth, octets):
         rows: dict[int, list[int]] = {}
-        for pixel in range(4):
-            for i in range(4):
-                ky, rest = divmod(quad * 4 + i, kw * channels)
-                if ky < kh:
-                    kx, c = divmod(rest, channels)
-                    at = (pixel * conv.stride[1] + kx * conv.dilation[1]) * channels + c
-                    rows.setdefault(ky, [255] * 16)[pixel * 4 + i] = at
+        for i, (pixel, value) in enumerate(places):
+            ky, rest = divmod(value, kw * channels)
+            if ky < kh:
+                kx, c = divmod(rest, channels)
+                at = (pixel * conv.stride[1] + kx * conv.dilation[1]) * channels + c
+                rows.setdefault(ky, [255] * 16)[i] = at
         tiles.append([(ky, indices.setdefault(tuple(index), len(indices))) for ky, index in rows.items()])
-    name = f"gather_{kh}x{kw}x{channels}_s{conv.stride[1]}_d{conv.dilation[1]}_dotprod"
+    kind = "octets_" if octets else ""
+    name = f"gather_{kind}{kh}x{kw}x{channels}_s{conv.stride[1]}_d{conv.dilation[1]}_dotprod"
     source = render(
         "kernels/dotprod/gather_rows.c.j2",
         name=name,
@@ -51,6 +55,18 @@ def gather_kernel(conv: q.QConv, channels: int) -> Kernel | None:
     return Kernel(name, source)
 
 
+def _places(depth: int, octets: bool) -> list[list[tuple[int, int]]]:
+    """For every 16 bytes of a block of windows the (pixel, value of its window) of each byte."""
+    if not octets:
+        return [[(p, 4 * quad + i) for p in range(4) for i in range(4)] for quad in range(quads(depth))]
+    pairs = ((0, 2), (1, 3))
+    return [
+        [(p, 8 * octet + i) for p in pair for i in range(8)]
+        for octet in range(-(-depth // 8))
+        for pair in pairs
+    ]
+
+
 def can_stem(builder: Builder, node: q.FusedConv) -> bool:
     """Whether ``lower_stem`` can compute ``node``: one group, few channels, and not a plain 1x1."""
     conv = node.conv
@@ -58,7 +74,7 @@ def can_stem(builder: Builder, node: q.FusedConv) -> bool:
         return False
     if node.residual is not None or node.channel_sum is not None:
         return False
-    return gather_kernel(conv, builder.graph.tensor(node.inputs[0]).shape[2]) is not None
+    return gather_kernel(conv, builder.graph.tensor(node.inputs[0]).shape[2], False) is not None
 
 
 def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> bool:
@@ -69,7 +85,8 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
     """
     graph, conv = builder.graph, node.conv
     x, y = graph.tensor(node.inputs[0]), graph.tensor(node.outputs[0])
-    gather = gather_kernel(conv, x.shape[2])
+    octets = builder.instructions.octets is not None
+    gather = gather_kernel(conv, x.shape[2], octets)
     assert gather is not None
     label = identifier(node.name)
     e = plan_epilogue(node)
@@ -77,8 +94,9 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
     kh, kw = conv.kernel
     depth = kh * kw * x.shape[2]
     form = builder.result_form(y, ROW)
-    plain = ("in", "out") if form == ROW else ("in",)
-    multiply = builder.pointwise(quads(depth), quads(y.shape[2]), columns, "channel", e, plain=plain)
+    plain = ("out",) if form == ROW else ()
+    in_quads = len(_places(depth, octets))
+    multiply = builder.pointwise(in_quads, quads(y.shape[2]), columns, "channel", e, plain=plain)
     image: Tensor = graph.tensor(flip.inputs[0]) if flip else x
     source = builder.need(image.name, DENSE)
     target = builder.provide(y.name, form)
@@ -87,7 +105,7 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
     widest = (columns * 4 * conv.stride[1] + (kw - 1) * conv.dilation[1]) * channels + 64
     pitch = -(-max(widest, (conv.pad[1] + x.shape[1]) * channels + 64) // (16 * channels)) * 16 * channels
     ring = builder.scratch(f"{label}_rows", kh * pitch)
-    windows = builder.scratch(f"{label}_windows", (columns * quads(depth) + 1) * TILE)
+    windows = builder.scratch(f"{label}_windows", (columns * in_quads + 1) * TILE)
     body = render(
         "kernels/dotprod/stem.c.j2",
         source=source,
@@ -111,7 +129,7 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
             "pointwise_call",
             {
                 "in": f"(const int8_t *)R_{windows.name}",
-                "in_block": quads(depth) * TILE,
+                "in_block": in_quads * TILE,
                 "weights": f"weights_{label}",
                 "params": f"params_{label}",
                 "common": f"common_{label}",

@@ -157,12 +157,24 @@ class Stream:
     def _is_half(self, index: int) -> bool:
         return self._depth.half and index == 0
 
+    def _order(self, step: int) -> tuple[int, int]:
+        """Pixel and channel of a step.
+
+        With 4 pixels, a channel's steps come together: a pixel is free 2 steps before it is needed again,
+        time enough to load it. With 3 pixels it would be free 1 step before, so there a pixel's steps come
+        together and it is the weights that are loaded just in time, each on its own.
+        """
+        if self._pixels == 3:
+            return divmod(step, CHANNELS)
+        channel, pixel = divmod(step, self._pixels)
+        return pixel, channel
+
     def _products(self, index: int) -> list[_Instruction]:
         """Slice ``index``; the first one sets the sums that all others add to."""
         regs, out, at = self._registers, [], index * self._steps
         widen = "sadalp" if index else "saddlp"
         for step in range(self._steps):
-            channel, pixel = divmod(step, self._pixels)
+            pixel, channel = self._order(step)
             t, acc = regs.temporary(index, step, self._steps), regs.accumulator[pixel, channel]
             x, w = regs.pixel(index, pixel), regs.weight(index, channel)
             out.append(_Instruction(at + step, 0, f"smull {t}.8h, v{x}.8b, v{w}.8b", index))
@@ -180,16 +192,21 @@ class Stream:
         offset = STEP_BYTES * index
         if self._depth.half and index:
             offset -= HALF_BYTES
+        by_pixel = pixels == 3
         for pixel in range(pixels):
-            at = f"#{offset}" if offset else ""
-            address = f"[%[x{pixel}]{', ' + at if at else ''}]"
+            address = f"[%[x{pixel}]{f', #{offset}' if offset else ''}]"
             text = f"ldr {kind}{regs.pixel(index, pixel)}, {address}"
-            out.append(_Instruction(free - pixels + pixel + 2, 3, text, index))
-        for channel in range(0, CHANNELS, 2):
-            step = free - self._steps + (channel + 2) * pixels + 1
-            pair = f"{kind}{regs.weight(index, channel)}, {kind}{regs.weight(index, channel + 1)}"
-            size = 2 * (HALF_BYTES if kind == "d" else STEP_BYTES)
-            out.append(_Instruction(step, 3, f"ldp {pair}, [%[w]], #{size}", index))
+            step = free - self._steps + pixel * CHANNELS + 5 if by_pixel else free - pixels + pixel + 2
+            out.append(_Instruction(step, 3, text, index))
+        size = HALF_BYTES if kind == "d" else STEP_BYTES
+        for channel in range(0, CHANNELS, 1 if by_pixel else 2):
+            first = f"{kind}{regs.weight(index, channel)}"
+            if by_pixel:
+                step, text = free - 2 + channel, f"ldr {first}, [%[w]], #{size}"
+            else:
+                step = free - self._steps + (channel + 2) * pixels + 1
+                text = f"ldp {first}, {kind}{regs.weight(index, channel + 1)}, [%[w]], #{2 * size}"
+            out.append(_Instruction(step, 3, text, index))
         return out
 
     def _slices(self, count: int) -> list[_Instruction]:
@@ -202,8 +219,8 @@ class Stream:
     def _emit_first_loads(self, instructions: Iterable[_Instruction]) -> None:
         """Loads from before step 0, those of the first step before all others."""
         loads = [i.text for i in sorted(instructions, key=lambda i: i.index) if i.step < 0]
-        pixels = [t for t in loads if t.startswith("ldr")]
-        weights = [t for t in loads if t.startswith("ldp")]
+        pixels = [t for t in loads if "[%[x" in t]
+        weights = [t for t in loads if "[%[w]]" in t]
         self.lines += [*pixels[:1], *weights[:1], *pixels[1:], *weights[1:]]
 
     def _straight(self) -> None:
@@ -227,12 +244,12 @@ class Stream:
         self.lines.append("b.ne 1b")
         last = first + self._period - 1
         self._emit(i for i in stream if i.step >= end and i.index <= last)
-        beyond = [i for i in stream if i.step < end and i.index > last and i.text.startswith("ldp")]
-        self.overread = 2 * STEP_BYTES * len(beyond)
+        beyond = [i.text for i in stream if i.step < end and i.index > last and "[%[w]]" in i.text]
+        self.overread = sum(int(text.split("#")[1]) for text in beyond)
 
     def _indexed(self, load: _Instruction, first: int, advance: int) -> _Instruction:
         """A load of the loop, relative to ``k``, which moves on in step ``advance``."""
-        if not load.text.startswith("ldr"):
+        if "[%[x" not in load.text:
             return load
         offset = STEP_BYTES * (load.index - first) - (STEP_BYTES * self._period if load.step > advance else 0)
         base = "f" if offset else "e"

@@ -16,7 +16,7 @@ name = "i8mm"
 _INSTRUCTIONS = Instructions(
     name,
     "arch=armv8.2-a+dotprod+i8mm",
-    "arch=armv8.2-a+dotprod+i8mm,tune=cortex-a76",
+    "arch=armv8.2-a+dotprod+i8mm,tune=neoverse-n2",
     matrix_kernel,
     octets_kernel,
 )

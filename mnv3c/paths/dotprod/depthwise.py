@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,13 @@ _REGISTERS = 29
 
 @dataclass(frozen=True)
 class _OutputBlock:
+    """One block of a group; ``lines`` are the C statements before its epilogue: tile loads and products."""
+
     column: int
     accumulators: tuple[str, ...]
     result: str
     mask: bool
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,12 @@ class BlockGroup:
 
     Attributes:
         accumulators: C names, to be set to the bias.
-        lines: C statements: tile loads and products.
         blocks: the output blocks.
         advance: bytes from this group's first input tile to the next group's.
         vectors: the weight vectors that the lines read.
     """
 
     accumulators: tuple[str, ...]
-    lines: tuple[str, ...]
     blocks: tuple[_OutputBlock, ...]
     advance: int
     vectors: frozenset[int]
@@ -51,43 +53,45 @@ def _block_group(plan: WindowPlan, blocks: int, resident: bool, edge_pixels: int
             return None
         return f"a{block}_{position}"
 
-    lines: list[str] = []
-    loaded: set[tuple[int, int]] = set()
     seen: set[int] = set()
-    for row in range(plan.span[0]):
-        products = [p for p in plan.products if p.row == row]
-        for vector in dict.fromkeys(p.vector for p in products):
-            users = [
-                (accumulator(b, p.position), p.column + b * plan.step[1])
-                for p in products
-                if p.vector == vector
-                for b in range(blocks)
-            ]
-            users = [(a, column) for a, column in users if a is not None]
-            if not users:
-                continue
-            weight = f"w{vector}"
-            if not resident:
-                weight = f"v{row}_{vector}"
-                lines.append(f"const int8x16_t {weight} = vld1q_s8(w + {16 * vector});")
-            for _, column in users:
+    loaded: set[tuple[int, int]] = set()
+
+    def products(row: int, vector: int, which: Sequence[int]) -> list[str]:
+        """Products of a weight vector with a row of tiles, and the loads of tiles not yet loaded."""
+        lines: list[str] = []
+        for p in plan.products:
+            for b in which if (p.row, p.vector) == (row, vector) else ():
+                sum_ = accumulator(b, p.position)
+                column = p.column + b * plan.step[1]
+                if sum_ is None:
+                    continue
                 if (row, column) not in loaded:
                     loaded.add((row, column))
                     at = f"{row} * pitch + {16 * column}"
                     lines.append(f"const int8x16_t t{row}_{column} = vld1q_s8(x + {at});")
-            lines += [f"{a} = vdotq_s32({a}, t{row}_{column}, {weight});" for a, column in users]
-            seen.add(vector)
-    outputs = tuple(
-        _OutputBlock(
-            b,
-            tuple(accumulator(b, p) or f"a{b}_0" for p in range(4)),
-            f"out{b}",
-            mask=bool(edge_pixels) and b == blocks - 1,
-        )
-        for b in range(blocks)
-    )
+                weight = f"w{vector}" if resident else f"v{row}_{vector}"
+                lines.append(f"{sum_} = vdotq_s32({sum_}, t{row}_{column}, {weight});")
+                seen.add(vector)
+        return lines
+
+    order = list(dict.fromkeys((p.row, p.vector) for p in plan.products))
+    outputs = []
+    for b in range(blocks):
+        lines: list[str] = []
+        if resident:
+            # A block is finished while the next one's products run.
+            for row, vector in order:
+                lines += products(row, vector, (b,))
+        elif b == 0:
+            for row, vector in order:
+                made = products(row, vector, range(blocks))
+                load = f"const int8x16_t v{row}_{vector} = vld1q_s8(w + {16 * vector});"
+                lines += [load, *made] if made else []
+        names = tuple(accumulator(b, p) or f"a{b}_0" for p in range(4))
+        mask = bool(edge_pixels) and b == blocks - 1
+        outputs.append(_OutputBlock(b, names, f"out{b}", mask, tuple(lines)))
     names = tuple(dict.fromkeys(a for o in outputs for a in o.accumulators))
-    return BlockGroup(names, tuple(lines), outputs, 16 * plan.step[1] * blocks, frozenset(seen))
+    return BlockGroup(names, tuple(outputs), 16 * plan.step[1] * blocks, frozenset(seen))
 
 
 @dataclass(frozen=True)

@@ -107,10 +107,16 @@ def compile(
     tell("read the model", 0, 1)
     network: Graph | None = None
     if comes_quantized(model):
-        for option, value in (("--weights", weights), ("--width", width), ("--resolution", resolution)):
-            if value is not None:
-                raise Mnv3cError("only zoo networks have this option; the file says it all", option)
-        integer = _load_quantized(Path(str(model)), name, input_dtype, output_dtype, calibration is not None)
+        graph = load_quantized(
+            Path(str(model)),
+            weights=weights,
+            width=width,
+            resolution=resolution,
+            classes=classes,
+            shape=input_shape,
+            normalize=normalize,
+        )
+        integer = _with_own_doors(graph, name, input_dtype, output_dtype, calibration is not None)
         tell("read the model", 1, 1)
     else:
         network = load(
@@ -158,13 +164,24 @@ def comes_quantized(model: str | Path | Graph) -> bool:
     return is_quantized(Path(model))
 
 
-def _load_quantized(
-    path: Path, name: str | None, input_dtype: str | None, output_dtype: str | None, calibrated: bool
-) -> Graph:
-    """The integer graph of a model that comes quantised, which keeps its own scales and doors."""
-    from mnv3c.frontend.quantized import load as load_quantized
+def load_quantized(model: str | Path, **options: object) -> Graph:
+    """The integer graph of a file for which ``comes_quantized``; such a model takes no options.
 
-    graph = load_quantized(path)
+    Raises:
+        Mnv3cError: the file is damaged or holds something unsupported, or an option is not ``None``.
+    """
+    from mnv3c.frontend.quantized import load as load_file
+
+    for option, value in options.items():
+        if value is not None:
+            raise Mnv3cError("a model that comes quantised says it all itself", f"--{option}")
+    return load_file(Path(model))
+
+
+def _with_own_doors(
+    graph: Graph, name: str | None, input_dtype: str | None, output_dtype: str | None, calibrated: bool
+) -> Graph:
+    """A graph that came quantised, named; it keeps its own scales and doors, and its notes say so."""
     doors = (("--input", input_dtype, graph.inputs), ("--output-type", output_dtype, graph.outputs))
     for option, wanted, names in doors:
         own = sorted({graph.tensor(n).dtype for n in names})
@@ -182,7 +199,11 @@ def _load_quantized(
 
 
 def load(model: str | Path | Graph, **options: Any) -> Graph:
-    """The float graph of a zoo name or a model file (``mnv3c.frontend.load``); a graph as it is."""
+    """The float graph of a zoo name or a model file (``mnv3c.frontend.load``); a graph as it is.
+
+    Raises:
+        Mnv3cError: bad use or bad input; ``comes_quantized`` tells the files that have no float graph.
+    """
     if isinstance(model, Graph):
         return model
     from mnv3c.frontend import load as load_model  # imports TVM: seconds, and not needed for --help

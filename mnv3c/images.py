@@ -14,17 +14,34 @@ with ``float32`` what the model file takes.
 from __future__ import annotations
 
 import csv
+import struct
+import tokenize
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.ir.graph import Graph, Shape
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+# What readers of damaged files are seen to raise.
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -148,7 +165,7 @@ def load_image(path: Path, shape: Shape, *, crop: bool) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB" if channels == 3 else "L")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise Mnv3cError(f"cannot be read as an image: {error}", str(path)) from None
     if crop:
         image = image.crop(_centre(image.size, width / height))
@@ -191,7 +208,7 @@ def calibration_inputs(
         raise Mnv3cError("no such file or folder", str(source))
     try:
         values = np.load(source, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (*_DAMAGED, zipfile.BadZipFile, tokenize.TokenError) as error:
         raise Mnv3cError(f"cannot be read as .npy: {error}", str(source)) from None
     height, width, channels = shape = graph.tensor(graph.inputs[0]).shape
     if not isinstance(values, np.ndarray) or values.ndim != 4 or values.dtype.kind not in "fiu":

@@ -32,6 +32,11 @@ def command(subject: str, path: str | None, as_json: bool, **options: Any) -> No
         return
     from mnv3c import api
 
+    if api.comes_quantized(subject):
+        options["shape"] = options.pop("input_shape")
+        del options["seed"]  # has a default, and nothing here is random
+        _model(output, api.load_quantized(subject, **options))
+        return
     options["input_shape"] = parse_shape(options["input_shape"])
     _model(output, api.load(subject, **options))
 
@@ -76,8 +81,9 @@ def _model(output: Output, graph: Graph) -> None:
 
 def _operator(node: Node) -> str:
     from mnv3c.ir import float_ops as f
+    from mnv3c.ir import int_ops as q
 
-    if isinstance(node, f.Conv2d):
+    if isinstance(node, f.Conv2d | q.QConv):
         out, kh, kw, per_group = node.weight.shape
         depthwise = node.groups > 1 and per_group == 1 and out == node.groups
         stride = "" if node.stride == (1, 1) else f" /{node.stride[0]}"

@@ -138,7 +138,10 @@ def _ndk() -> Iterator[_Entry]:
 
 def _asked(command: str, arch: str, origin: str) -> Compiler:
     """The compiler of ``--cc`` or ``$MNV3C_CC``; adds the target where it serves several."""
-    argv = shlex.split(command)
+    try:
+        argv = shlex.split(command)
+    except ValueError as error:  # a quote that is never closed
+        raise Mnv3cError(f"{command!r} is not a command line: {error}", origin) from None
     if not argv or not shutil.which(argv[0]):
         raise Mnv3cError(f"no such command: {argv[0] if argv else command!r}", origin)
     is_zig = "ziglang" in argv or (Path(argv[0]).stem == "zig")

@@ -166,6 +166,7 @@ def test_verify_bad_requests(run: Run, library: Path) -> None:
     assert run("verify", library, "--path", "i8mm")[2].startswith("mnv3c: error: --path: 'i8mm' is not in")
     assert run("verify", library, "--count", 0)[2] == "mnv3c: error: --count: nothing to run\n"
     assert run("verify", library, "--cc", "no-such-cc")[2].startswith("mnv3c: error: --cc: no such command")
+    assert "is not a command line: No closing quotation" in run("verify", library, "--cc", "gcc '")[2]
 
 
 def test_inspect_library(run: Run, library: Path) -> None:
@@ -176,6 +177,19 @@ def test_inspect_library(run: Run, library: Path) -> None:
         layer["macs"] for layer in answer["programs"]["ref"]["layers"]
     )
     assert run("inspect", library, "--path", "neon")[0] == 2
+
+
+@pytest.mark.parametrize("kind", ["qat_qdq.onnx", "qat_uint8.tflite"])
+def test_inspect_a_model_that_comes_quantised(run: Run, data: Path, kind: str) -> None:
+    file = data / "models" / f"mobilenet_v3_small_1.0_224_{kind}"
+    answer = object_of(run("inspect", file, "--json"))
+    assert answer["macs"] == pytest.approx(56.5e6, rel=0.01)
+    assert any(layer["operator"] == "depthwise 5x5 /2" for layer in answer["layers"])
+    for options, place in ((("--shape", "64x64"), "--shape"), (("--classes", "10"), "--classes")):
+        code, _, err = run("inspect", file, *options)
+        assert (
+            code == 2 and err == f"mnv3c: error: {place}: a model that comes quantised says it all itself\n"
+        )
 
 
 def test_damaged_manifests_never_end_in_a_traceback(run: Run, library: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def check_kind(model: onnx.ModelProto, place: str) -> None:
     for node in model.graph.node:
         if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
             raise Mnv3cError(
-                f"a quantised model (operator {node.op_type}) is not supported yet; give the float model",
+                f"a quantised model (operator {node.op_type}) has no float graph",
                 f"{place}: {describe(node)}",
             )
 

@@ -39,7 +39,7 @@ def inputs(*given: str | None) -> list[Path]:
 def _own_files() -> Iterator[Path]:
     package = Path(__file__).resolve().parents[1]
     yield from sorted(package.rglob("*.py"))
-    for folder in ("templates", "targets", "schedules"):
+    for folder in ("templates", "targets"):
         yield from sorted(p for p in resources.directory(folder).rglob("*") if p.is_file())
 
 

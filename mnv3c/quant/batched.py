@@ -46,14 +46,22 @@ def is_depthwise(node: f.Conv2d | q.QConv) -> bool:
     return node.groups > 1 and node.groups == node.weight.shape[0] and node.weight.shape[3] == 1
 
 
-def convolve(node: f.Conv2d | q.QConv, x: np.ndarray, pad_value: np.ndarray | float = 0.0) -> np.ndarray:
+def convolve(
+    node: f.Conv2d | q.QConv, x: np.ndarray, pad_value: np.ndarray | float = 0.0, *, wide: bool = False
+) -> np.ndarray:
     """Convolution of a batch without its bias, `[N, out_h, out_w, out]`, in the float type of `x`.
 
     Exact for integers in `x` and the weights as long as every sum stays below 2**24 (float32) or
     2**53 (float64).
+
+    Args:
+        wide: sum in float64 and round once. The order in which a matrix product adds differs by CPU and
+            library; rounded from float64 the results do not, so that a compiled network has the same
+            bytes everywhere.
     """
     out, kh, kw, per_group = node.weight.shape
-    weight = node.weight.astype(x.dtype)
+    kind = np.dtype(np.float64) if wide and not is_depthwise(node) else x.dtype
+    weight = node.weight.astype(kind)
     parts = []
     for chunk in chunks(len(x), x[0].size * (kh * kw if per_group > 1 else 1)):
         view = patches(node, x[chunk], pad_value)
@@ -66,22 +74,23 @@ def convolve(node: f.Conv2d | q.QConv, x: np.ndarray, pad_value: np.ndarray | fl
         count, height, width = view.shape[:3]
         step = out // node.groups
         groups = [
-            view[..., g * per_group : (g + 1) * per_group].reshape(count * height * width, -1)
+            view[..., g * per_group : (g + 1) * per_group].reshape(count * height * width, -1).astype(kind)
             @ weight[g * step : (g + 1) * step].reshape(step, -1).T
             for g in range(node.groups)
         ]
-        parts.append(np.concatenate(groups, axis=1).reshape(count, height, width, out))
+        product = np.concatenate(groups, axis=1).astype(x.dtype, copy=False)
+        parts.append(product.reshape(count, height, width, out))
     return np.concatenate(parts)
 
 
 def float_node(graph: Graph, node: Node, args: list[np.ndarray]) -> np.ndarray:
     """One node of a float graph on float32 batches."""
     if isinstance(node, f.Conv2d):
-        return convolve(node, args[0]) + node.bias.astype(np.float32)
+        return convolve(node, args[0], wide=True) + node.bias.astype(np.float32)
     if isinstance(node, f.Activation):
         return floating.activation(node, args[0]).astype(np.float32, copy=False)
     if isinstance(node, f.GlobalAveragePool):
-        return args[0].mean(axis=(1, 2), keepdims=True)
+        return args[0].mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
     if isinstance(node, f.Add):
         return args[0] + args[1]
     if isinstance(node, f.Multiply):

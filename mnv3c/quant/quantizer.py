@@ -19,7 +19,9 @@ from mnv3c.quant.origin import AS_TRAINED, trained_quantized_by_tensor
 from mnv3c.quant.state import Options, Progress, State
 from mnv3c.quant.weights import check_finite
 
-RANDOM_COUNT = 16
+RANDOM_COUNT = 4
+# Noise says roughly how large activations get; to fit weights to it would be time spent for nothing.
+FOR_NOISE = Options(rounding="nearest", bias_correction=False)
 # All images go through the network together; this bounds the memory that takes.
 _PIXEL_BUDGET = 64 * 256 * 256
 INPUT_DTYPES = ("int8", "uint8", "float32")
@@ -65,7 +67,7 @@ def quantize(
             raise Mnv3cError(f"dtype {value} is not one of {', '.join(allowed)}", graph.name)
     graph, notes = _prepare(graph)
     if options is None:
-        options = Options()
+        options = Options() if calibration is not None else FOR_NOISE
         if trained_quantized_by_tensor(graph):
             options = AS_TRAINED
             notes.append(

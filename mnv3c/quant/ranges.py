@@ -177,15 +177,20 @@ def affine(low: np.ndarray, high: np.ndarray, *, common_zero: bool = False) -> A
     Args:
         common_zero: scales may be of a channel, the zero point is of the tensor.
     """
-    scale = (high - low) / LEVELS
+    scale = steady((high - low) / LEVELS)
     if common_zero and len(scale) > 1:
         if low.min() == 0:
             return Affine(scale, np.full(1, -128.0))
         total = [_common_scale(low, high, z) for z in range(-128, 128)]
         zero = int(np.argmin([(s**2 / np.maximum(scale, 1e-30) ** 2).sum() for s in total])) - 128
-        return Affine(_common_scale(low, high, zero), np.asarray([float(zero)]))
+        return Affine(steady(_common_scale(low, high, zero)), np.asarray([float(zero)]))
     zero_point = np.clip(np.rint(-128.0 - low / scale), -128, 127)
     return Affine(scale, zero_point)
+
+
+def steady(scale: np.ndarray) -> np.ndarray:
+    """Scales to the nearest float32 (in float64): without the last bits, which differ by CPU and library."""
+    return np.maximum(scale.astype(np.float32), np.finfo(np.float32).tiny).astype(np.float64)
 
 
 def _common_scale(low: np.ndarray, high: np.ndarray, zero: int) -> np.ndarray:
@@ -199,4 +204,4 @@ def _common_scale(low: np.ndarray, high: np.ndarray, zero: int) -> np.ndarray:
 
 def symmetric(peak: float) -> Affine:
     """int8 with a zero point of 0 that reaches ``+-peak``."""
-    return Affine(np.asarray([(peak if peak > 0 else 1.0) / 127.0]), np.zeros(1))
+    return Affine(steady(np.asarray([(peak if peak > 0 else 1.0) / 127.0])), np.zeros(1))

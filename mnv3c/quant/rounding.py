@@ -33,7 +33,8 @@ def fit_weights(state: State, conv: f.Conv2d, smallest: np.ndarray | float) -> t
     folded = fold_input_scale(conv, state.affine[conv.inputs[0]].scale)
     bias = conv.bias.astype(np.float64)
     target = state.exact.get(conv.output)
-    if target is None:  # made up by the quantiser: exact as it is
+    as_given = state.options.rounding == "nearest" and not state.options.bias_correction
+    if target is None or as_given:  # without a target it was made up by the quantiser: exact as it is
         return _nearest(conv, folded, smallest), bias
     x, y = _rows(state, conv, target)
     if state.options.rounding == "reconstruct":
@@ -63,11 +64,12 @@ def _reconstruct(
 ) -> Weights:
     groups, out = conv.groups, conv.weight.shape[0]
     taps = conv.weight[0].size
-    # Without means: the bias takes those.
-    x = x - x.mean(axis=1, keepdims=True)
-    y = y - y.mean(axis=1, keepdims=True)
-    moment = (x.transpose(0, 2, 1) @ x / x.shape[1]).astype(np.float64)
-    cross = (x.transpose(0, 2, 1) @ y / x.shape[1]).astype(np.float64)
+    # Without means: the bias takes those. In float64, so that the result is the same on every CPU.
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    x -= x.mean(axis=1, keepdims=True)
+    y -= y.mean(axis=1, keepdims=True)
+    moment = x.transpose(0, 2, 1) @ x / x.shape[1]
+    cross = x.transpose(0, 2, 1) @ y / x.shape[1]
     # Few rows say little about many taps: the fewer, the closer to the given weights.
     share = strength * (1 + 50 * taps / x.shape[1])
     ridge = share * np.trace(moment, axis1=1, axis2=2)[:, None, None] / taps + 1e-9

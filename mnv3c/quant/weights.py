@@ -9,7 +9,7 @@ import numpy as np
 from mnv3c.errors import Mnv3cError
 from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
-from mnv3c.quant.ranges import Affine
+from mnv3c.quant.ranges import Affine, steady
 from mnv3c.reference.arithmetic import quantize_multiplier
 
 WEIGHT_MAX = 127
@@ -52,8 +52,10 @@ def accumulator_unit(node: f.Conv2d, folded: np.ndarray, smallest: np.ndarray | 
     or with negligible ones, need no fine unit.
     """
     peak = np.abs(folded).max(axis=(1, 2, 3)) / WEIGHT_MAX
-    return np.maximum.reduce(
-        [peak, np.abs(node.bias.astype(np.float64)) / _BIAS_MAX, np.broadcast_to(smallest, peak.shape)]
+    return steady(
+        np.maximum.reduce(
+            [peak, np.abs(node.bias.astype(np.float64)) / _BIAS_MAX, np.broadcast_to(smallest, peak.shape)]
+        )
     )
 
 

@@ -45,7 +45,9 @@ def check_every_path(name: str, folder: Path, **options: object) -> None:
 @pytest.mark.parametrize("resolution", [128, 224])
 @pytest.mark.parametrize("width", [0.35, 0.75, 1.0])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_compiles_and_is_bit_equal_on_every_path(name: str, width: float, resolution: int, tmp_path: Path) -> None:
+def test_compiles_and_is_bit_equal_on_every_path(
+    name: str, width: float, resolution: int, tmp_path: Path
+) -> None:
     check_every_path(name, tmp_path / "library", width=width, resolution=resolution)
 
 
@@ -55,7 +57,8 @@ def test_smallest_zoo_network_is_bit_equal_on_every_path(tmp_path: Path) -> None
 
 # The papers give millions, rounded. The paper's Table 3 has 219 M and 5.4 M, 56 M and 2.5 M.
 @pytest.mark.parametrize(
-    ("name", "macs", "parameters"), [("mobilenet_v3_large", 219e6, 5.4e6), ("mobilenet_v3_small", 56e6, 2.5e6)]
+    ("name", "macs", "parameters"),
+    [("mobilenet_v3_large", 219e6, 5.4e6), ("mobilenet_v3_small", 56e6, 2.5e6)],
 )
 def test_size_is_the_papers(name: str, macs: float, parameters: float) -> None:
     graph = mnv3c.load(name)

@@ -26,13 +26,14 @@ def load(
 ) -> Graph:
     """Make the float graph of a zoo model or a model file.
 
-    ``graph.meta`` holds ``source`` (``zoo``, ``onnx`` or ``tflite``), ``random_weights``, ``classes``, ``input_layout``
-    (the model's own, ``NCHW`` or ``NHWC``; the graph is always ``(H, W, C)``), ``sha256`` of the file read,
-    and ``input_affine``: ``{"scale": [C], "shift": [C]}`` with network input = raw · scale + shift, where
-    raw is what the model's own input takes (RGB / 255 for the zoo).
+    ``graph.meta`` holds ``source`` (``zoo``, ``onnx`` or ``tflite``), ``random_weights``, ``classes``,
+    ``input_layout`` (the model's own, ``NCHW`` or ``NHWC``; the graph is always ``(H, W, C)``), ``sha256``
+    of the file read, and ``input_affine``: ``{"scale": [C], "shift": [C]}`` with
+    network input = raw · scale + shift, where raw is what the model's own input takes (RGB / 255 for the zoo).
 
     Args:
-        model: a zoo name, such as ``mobilenet_v3_small_0.75_128``, or the path of a float ``.onnx`` or ``.tflite`` file.
+        model: a zoo name, such as ``mobilenet_v3_small_0.75_128``, or the path of a float ``.onnx`` or
+            ``.tflite`` file.
         weights: zoo only; a ``.npz``, ``.pth`` or ``.safetensors`` state dict.
         width, resolution, classes: zoo only; channel multiplier, input size in pixels, number of logits.
         input_shape: files only; ``(3, H, W)`` or ``(1, 3, H, W)`` for inputs of dynamic shape.

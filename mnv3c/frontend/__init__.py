@@ -28,8 +28,8 @@ def load(
 
     ``graph.meta`` holds ``source`` (``zoo``, ``onnx`` or ``tflite``), ``random_weights``, ``classes``,
     ``input_layout`` (the model's own, ``NCHW`` or ``NHWC``; the graph is always ``(H, W, C)``), ``sha256``
-    of the file read, and ``input_affine``: ``{"scale": [C], "shift": [C]}`` with
-    network input = raw · scale + shift, where raw is what the model's own input takes (RGB / 255 for the zoo).
+    of the file read, and ``input_affine``: ``{"scale": [C], "shift": [C]}`` with network input =
+    raw · scale + shift, where raw is what the model's own input takes (RGB / 255 for the zoo).
 
     Args:
         model: a zoo name, such as ``mobilenet_v3_small_0.75_128``, or the path of a float ``.onnx`` or

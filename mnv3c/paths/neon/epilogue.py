@@ -20,6 +20,7 @@ class Epilogue:
     Attributes:
         kind: ``int8``, ``int16``, ``swish``, ``sigmoid`` or ``residual``.
         shift: left shift of the accumulator.
+        right: whether the product is shifted right, with rounding, by a number a channel.
         saturate: whether narrowing to 16 bits may saturate.
         offset: whether an int16 a channel is added before the clamp.
         low, high: clamp of an int8 result.
@@ -40,6 +41,7 @@ class Epilogue:
     residual_multiplier: int = 0
     fraction: int = 0
     bias: int = 0
+    right: bool = False
     parameters: list[np.ndarray] = field(default_factory=list)
 
     @property
@@ -80,6 +82,8 @@ class Epilogue:
         parts = [self.kind]
         if self.shift:
             parts.append(f"a{self.shift}")
+        if self.right:
+            parts.append("right")
         if not self.saturate:
             parts.append("exact")
         if self.offset:
@@ -98,7 +102,10 @@ def epilogue_of(graph: Graph, node: q.FusedConv) -> Epilogue | None:
     r = conv.requant
     channels = conv.weight.shape[0]
     parameters: list[np.ndarray] = [conv.bias, r.multiplier]
-    lowest, highest = requantised_range(conv)
+    right = r.right is not None
+    if r.right is not None:
+        parameters.append(-r.right.astype(np.int32))  # a left shift by less than nothing
+    lowest, highest = (-32769, 32768) if right else requantised_range(conv)
     saturate = lowest < -32768 or highest > 32767
     if isinstance(act, q.QLut):
         return None
@@ -107,9 +114,9 @@ def epilogue_of(graph: Graph, node: q.FusedConv) -> Epilogue | None:
         offset = bool(act.offset.any())
         parameters += [_offsets(act.offset, channels)] if offset else []
         # The range of h-swish's input fills 16 bits, so that proofs of the opposite are not worth code.
-        return Epilogue("swish", r.shift, True, offset, unit=act.shift, parameters=parameters)
+        return Epilogue("swish", r.shift, True, offset, unit=act.shift, right=right, parameters=parameters)
     if isinstance(act, q.QHardSigmoid):
-        return Epilogue("sigmoid", r.shift, True, unit=act.offset, parameters=parameters)
+        return Epilogue("sigmoid", r.shift, True, unit=act.offset, right=right, parameters=parameters)
     if add is not None:
         operand = add.inputs.index(node.inputs[1])
         return Epilogue(
@@ -122,13 +129,14 @@ def epilogue_of(graph: Graph, node: q.FusedConv) -> Epilogue | None:
             residual_multiplier=add.multipliers[operand],
             fraction=add.fraction,
             bias=add.bias,
+            right=right,
             parameters=parameters,
         )
     if graph.tensor(node.outputs[0]).dtype == "int16":
-        return Epilogue("int16", r.shift, saturate, parameters=parameters)
+        return Epilogue("int16", r.shift, saturate, right=right, parameters=parameters)
     offset = bool(r.offset.any())
     parameters += [_offsets(r.offset, channels)] if offset else []
-    return Epilogue("int8", r.shift, saturate, offset, r.low, r.high, parameters=parameters)
+    return Epilogue("int8", r.shift, saturate, offset, r.low, r.high, right=right, parameters=parameters)
 
 
 def _each(values: np.ndarray, channels: int) -> np.ndarray:

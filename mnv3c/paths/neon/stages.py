@@ -69,13 +69,13 @@ def shape_text(t: Tensor) -> str:
 def as_fused(node: Node | None) -> q.FusedConv | None:
     """A convolution as a fused one, whether or not anything is fused to it.
 
-    ``None`` for other nodes, and for a convolution whose weights need 16 bits or that rounds twice.
+    ``None`` for other nodes, and for a convolution whose weights need 16 bits.
     """
     if isinstance(node, q.QConv):
         node = q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
     if not isinstance(node, q.FusedConv) or node.conv.weight.dtype != np.int8:
         return None
-    return node if node.conv.requant.right is None else None
+    return node
 
 
 def lower_node(context: Context, node: Node) -> Lowered:

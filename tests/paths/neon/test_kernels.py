@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mnv3c.ir.graph import Graph
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Graph, Node
 from tests.graphs import Builder, inverted_residual
 from tests.paths.harness import check_graph, compile_graph, compile_strictly, strict_compilers
 
@@ -79,7 +82,34 @@ def blocks() -> Graph:
     return b.finish(b.conv(b.hard_swish(b.conv(pooled, 96, dtype="int16")), 10, dtype="int16"))
 
 
-@pytest.mark.parametrize("make", [pointwise, epilogues, depthwise, windows, blocks])
+def second_rounding() -> Graph:
+    """Convolutions whose requantisation rounds twice, as TFLite's built-in kernels do."""
+    graph, rng = blocks(), np.random.default_rng(0)
+
+    def add_right(node: Node) -> Node:
+        if not isinstance(node, q.QConv):
+            return node
+        right = rng.integers(0, 4, node.weight.shape[0]).astype(np.int8)
+        return replace(node, requant=replace(node.requant, right=right))
+
+    return graph.map_nodes(add_right)
+
+
+def wide_weights() -> Graph:
+    """Weights of 9 bits have no vector kernel: products of two need not fit 16 bits."""
+    b = Builder(8, "wide")
+    graph = b.finish(b.conv(b.conv(b.input(5, 5, 16), 16), 16, 3))
+
+    def widen(node: Node) -> Node:
+        assert isinstance(node, q.QConv)
+        return replace(node, weight=node.weight.astype(np.int16) * 2)
+
+    return graph.map_nodes(widen)
+
+
+@pytest.mark.parametrize(
+    "make", [pointwise, epilogues, depthwise, windows, blocks, second_rounding, wide_weights]
+)
 def test_bit_equal(make: type, tmp_path: Path) -> None:
     check_graph(make(), "neon", tmp_path / "library")
 

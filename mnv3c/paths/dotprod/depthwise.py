@@ -143,7 +143,7 @@ def depthwise_kernel(
         offsets=sorted({lookup.vectors[v][0] for v in used}),
         used_indices=sorted({lookup.vectors[v][1] for v in used}),
         resident=resident,
-        start=0 if resident else max(len(g.accumulators) for g in groups),
+        start=max(len(g.accumulators) for g in groups),
         main=groups[0] if steps else None,
         tail=groups[-1] if tail else None,
         blocks=blocks,

@@ -200,3 +200,12 @@ def test_name_must_be_an_identifier(tmp_path: Path) -> None:
 def test_lraspp_names_the_operator_to_come(data: Path) -> None:
     with pytest.raises(Mnv3cError, match=r"operator Resize is not supported \(nor ArgMax\)"):
         load(str(data / "models" / "lraspp_mobilenet_v3_small_513x1025_float.onnx"))
+
+
+@pytest.mark.parametrize("name", [b"Conv", b"node_called_so", b"tensor_called_so", b"kernel_shape"])
+def test_names_that_are_not_text(tmp_path: Path, name: bytes) -> None:
+    first = node("Conv", ["x", "w", "b"], "tensor_called_so", kernel_shape=[3, 3])
+    first.name = "node_called_so"
+    data = model([first, node("Relu", ["tensor_called_so"], "y")], convolution()).SerializeToString()
+    assert name in data
+    assert "a name in it is not text" in refused(data.replace(name, b"\xff" * len(name)), tmp_path)

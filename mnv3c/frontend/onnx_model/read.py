@@ -56,8 +56,20 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
         raise Mnv3cError("not an ONNX model, or truncated or corrupted", place) from None
     if not model.HasField("graph") or not model.graph.node or model.ir_version < 1:
         raise Mnv3cError("not an ONNX model (it holds no graph)", place)
+    check_text(model.graph, place)
     check_kind(model, place)
     return model, hashlib.sha256(data).hexdigest()
+
+
+def check_text(graph: onnx.GraphProto, place: str) -> None:
+    """Refuse names that are not UTF-8: protobuf hands those out as bytes, unlike all others."""
+    names = [v.name for v in (*graph.input, *graph.output, *graph.initializer)]
+    names += [d.dim_param for v in graph.input for d in v.type.tensor_type.shape.dim]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        names += [a.name for a in node.attribute]
+    if not all(isinstance(name, str) for name in names):
+        raise Mnv3cError("a name in it is not text in UTF-8; the file is corrupted", place)
 
 
 def check_kind(model: onnx.ModelProto, place: str) -> None:

@@ -13,7 +13,7 @@ from mnv3c.paths.dotprod.epilogue import Epilogue
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 
 # Up to this many groups of 8 input channels the innermost loop is unrolled as a whole.
-_STRAIGHT = 6
+_STRAIGHT = 10
 _UNROLL = (6, 5, 4)
 
 

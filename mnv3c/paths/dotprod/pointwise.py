@@ -78,6 +78,8 @@ def pointwise_kernel(
     turns = "once" if in_quads == unroll else ""
     # Worth its preparation from a few groups a row on.
     start_blocks = max(blocks if steps else 0, tail) if lanes == "pixel" or steps > _MANY_STEPS else 0
+    if edge_pixels and lanes == "channel":
+        start_blocks = max(blocks if steps else 0, tail)
     if in_order:
         start_blocks = 0
     start = "start_" if start_blocks else ""

@@ -20,6 +20,8 @@ from mnv3c.paths.dotprod.vector import vector_kernel
 _CHUNK_BYTES = 21 * 1024
 # Blocks of a chunk are a multiple of this: kernels take 2 or 3 at once.
 _GROUP = 6
+# Columns of blocks up to which rows are worth a kernel of their own.
+_NARROW = 3
 
 
 def is_vector(t: Tensor) -> bool:
@@ -121,32 +123,39 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
         plain += ["residual"] if operand_form == block else []
     reads = [source] if operand in (None, source) else [source, str(operand)]
     target = builder.provide(y.name, form)
-    size = _chunk(rows * columns, in_quads)
-    chunks, rest = divmod(rows * columns, size)
+    # Narrow maps row by row, so that pixels behind the edge cost nothing; others as one row of blocks.
+    edge = x.shape[1] % 4 if block == ROW and columns <= _NARROW else 0
+    by_row = edge > 1 and builder.instructions.octets is None
+    unit = columns if by_row else 1
+    size = _chunk(rows * columns // unit, in_quads * unit, 1 if by_row else _GROUP)
+    chunks, rest = divmod(rows * columns // unit, size)
     calls = []
     kernels = []
     for count, blocks in ((chunks, size), (1, rest)):
         if not count or not blocks:
             continue
-        kernel = builder.pointwise(in_quads, out_quads, blocks, "channel", e, plain=plain)
+        row = columns if by_row else blocks
+        kernel = builder.pointwise(in_quads, out_quads, row, "channel", e, edge if by_row else 0, plain=plain)
         kernels.append(kernel)
         first = f"(ptrdiff_t)chunk * {size}" if count > 1 else str(chunks * size if blocks == rest else 0)
         fields: dict[str, object] = {
-            "in": f"(const int8_t *)R_{source} + {first} * {in_quads * TILE}",
+            "in": f"(const int8_t *)R_{source} + {first} * {unit * in_quads * TILE}",
             "in_block": in_quads * TILE,
+            "in_row": row * in_quads * TILE,
             "weights": f"weights_{label}",
             "params": f"params_{label}",
             "common": f"common_{label}",
-            "out": f"(int8_t *)R_{target} + {first} * {out_quads * TILE}",
+            "out": f"(int8_t *)R_{target} + {first} * {unit * out_quads * TILE}",
             "out_block": out_quads * TILE,
+            "out_row": row * out_quads * TILE,
             "out_quad": TILE,
             "depth": kernel.depth,
             "groups": out_quads // kernel.quads,
-            "rows": 1,
+            "rows": blocks if by_row else 1,
             "steps": kernel.steps,
         }
         if operand is not None:
-            fields["residual"] = f"(const int8_t *)R_{operand} + {first} * {out_quads * TILE}"
+            fields["residual"] = f"(const int8_t *)R_{operand} + {first} * {unit * out_quads * TILE}"
         text = call(kernel.kernel.name, "pointwise_call", fields)
         if count > 1:
             inner = text.replace("\n", "\n  ")
@@ -173,13 +182,16 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     return True
 
 
-def _chunk(blocks: int, in_quads: int) -> int:
-    """Blocks whose input stays in L1 while the weights stream past: an even share of all, in whole groups."""
-    most = max(_CHUNK_BYTES // (in_quads * TILE) // _GROUP * _GROUP, _GROUP)
-    if blocks <= most:
-        return blocks
-    share = -(-blocks // -(-blocks // most))
-    return -(-share // _GROUP) * _GROUP
+def _chunk(units: int, in_quads: int, group: int) -> int:
+    """Units (blocks, or rows of them) whose input stays in L1 while the weights stream past.
+
+    An even share of all, a multiple of ``group``.
+    """
+    most = max(_CHUNK_BYTES // (in_quads * TILE) // group * group, group)
+    if units <= most:
+        return units
+    share = -(-units // -(-units // most))
+    return -(-share // group) * group
 
 
 def _lower_pooled(builder: Builder, node: q.FusedConv) -> bool:

@@ -95,6 +95,8 @@ def compile(
     _one_of(input_dtype or INPUT_DTYPES[0], INPUT_DTYPES, "--input")
     _one_of(output_dtype or OUTPUT_DTYPES[0], OUTPUT_DTYPES, "--output-type")
     _one_of(memory, ("fast", "small"), "--memory")
+    if seed < 0:
+        raise Mnv3cError(f"{seed} is negative", "--seed")
     if output is not None:
         check_replaceable(Path(output))  # a minute of work later would be late to say so
     if path is not None:

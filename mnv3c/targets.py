@@ -49,13 +49,13 @@ class Target:
     Attributes:
         name: what ``--target`` takes.
         kind: ``core`` or ``platform``.
-        architecture: ``armv8-a``, ``armv8.2-a``, ``armv9-a``, or ``any``.
+        architecture: ``armv7-a``, ``armv8-a``, ``armv8.2-a``, ``armv9-a``, or ``any``.
         features: instruction set extensions that are always there (``neon``, ``dotprod``, ``i8mm``, ...).
         paths: paths that it can run, best first.
         run_time_choice: whether a library carries all of ``paths`` and picks when it runs.
         flags: compiler kind (``gcc``, ``clang``, ``zig``) to the flags that choose the CPU.
-        qemu_cpu: for ``qemu-aarch64 -cpu``.
-        unicorn_cpu: ``a53``, ``a72`` or ``max``.
+        qemu_cpu: for ``qemu-aarch64 -cpu`` (``qemu-arm`` for ``armv7-a``).
+        unicorn_cpu: ``a53``, ``a72`` or ``max``; ``none`` where Unicorn is not used.
         mca_cpu: for ``llvm-mca -mcpu``; the nearest model that LLVM has.
         core: ``None`` for a platform.
         detection: operating system to how a library asks for the CPU's features.
@@ -86,8 +86,11 @@ def every() -> tuple[Target, ...]:
     return tuple(_all().values())
 
 
-def get(name: str) -> Target:
+def get(name: str, option: str = "--target") -> Target:
     """The target of that name; ``a76`` and ``Cortex_A76`` are taken for ``cortex-a76``.
+
+    Args:
+        option: that the name was given with, for the message.
 
     Raises:
         Mnv3cError: there is none; the message lists all and the ones of similar spelling.
@@ -99,7 +102,7 @@ def get(name: str) -> Target:
             return targets[candidate]
     close = difflib.get_close_matches(plain, targets, n=2, cutoff=0.5)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    raise Mnv3cError(f"unknown target {name!r}{hint} (known: {', '.join(targets)})", "--target")
+    raise Mnv3cError(f"unknown target {name!r}{hint} (known: {', '.join(targets)})", option)
 
 
 @functools.cache

@@ -38,7 +38,9 @@ def model_options(command: F) -> F:
             click.option(
                 "--shape", "input_shape", metavar="HxW", help="Input size, where a file leaves it open."
             ),
-            click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers."),
+            click.option(
+                "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random numbers."
+            ),
         )
     ):
         command = option(command)

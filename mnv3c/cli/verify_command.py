@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--count", type=click.IntRange(0), default=4, show_default=True, help="Random inputs to run.")
 @click.option("--images", metavar="DIR", help="Images to run as well.")
 @click.option("--limit", type=click.IntRange(1), help="Of the images, take so many.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random inputs.")
 @json_option
 def command(directory: str, as_json: bool, **options: Any) -> None:
     """Build the library in DIR, run it on (emulated) Arm, and compare every bit with the reference."""

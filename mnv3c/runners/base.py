@@ -8,13 +8,14 @@ from typing import Protocol
 import numpy as np
 
 from mnv3c import targets
-from mnv3c.errors import CheckFailed
+from mnv3c.errors import CheckFailed, Mnv3cError
 from mnv3c.runners.library import Library
 
 ARENA_ALIGN = 64
 # The least CPU that a path is for. Running there shows that it uses no instruction beyond its set.
 _LEAST_CORE = {"ref": "cortex-a53", "neon": "cortex-a53", "dotprod": "cortex-a76", "i8mm": "cortex-a510"}
 _BASE_FLAGS = "arm64"
+_ARMV7 = "armv7"
 
 
 class RunFault(CheckFailed):
@@ -28,6 +29,7 @@ class Cpu:
     Attributes:
         core: the name in ``targets/`` whose emulator settings are used.
         flags: compiler kind to flags.
+        arch: ``aarch64`` or ``armv7``.
     """
 
     core: str
@@ -35,6 +37,7 @@ class Cpu:
     unicorn: str
     features: tuple[str, ...]
     flags: dict[str, tuple[str, ...]]
+    arch: str = "aarch64"
 
 
 def cpu_for(library: Library, path: str, core: str | None = None) -> Cpu:
@@ -46,14 +49,26 @@ def cpu_for(library: Library, path: str, core: str | None = None) -> Cpu:
     Args:
         core: run on this one instead.
     """
+    if is_32_bit(library, path):
+        if core is not None and core != _ARMV7:
+            raise Mnv3cError(f"{core} is emulated in 64-bit mode, where this path does not run", "--core")
+        least = targets.get(_ARMV7)
+        return Cpu(
+            least.qemu_cpu, least.qemu_cpu, least.unicorn_cpu, least.features, dict(least.flags), _ARMV7
+        )
     known = library.target in targets.names()
     target = targets.get(library.target) if known else targets.get(_BASE_FLAGS)
     if core is not None:
-        chosen = targets.get(core)
+        chosen = targets.get(core, "--cpu")
     else:
         chosen = target if target.core else targets.get(_LEAST_CORE.get(path, "cortex-a510"))
     flags = target.flags if target.core else targets.get(_BASE_FLAGS).flags
     return Cpu(chosen.name, chosen.qemu_cpu, chosen.unicorn_cpu, chosen.features, dict(flags))
+
+
+def is_32_bit(library: Library, path: str) -> bool:
+    """Whether ``path`` of that library is built for 32-bit Arm: ``armv7``, and ``ref`` for that target."""
+    return _ARMV7 in (path, library.target)
 
 
 class Runner(Protocol):

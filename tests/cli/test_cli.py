@@ -77,6 +77,7 @@ def test_help_is_instant_and_lists_every_command() -> None:
         (["compile", "x", "-o", "y", "--shape", "5"], "mnv3c: error: --shape: '5' is not HxW"),
         (["compile", "x", "-o", "y", "--shape", "0x5"], "mnv3c: error: --shape: '0x5' is not HxW"),
         (["compile", "x", "-o", "y", "--target", "cortex-a75"], "mnv3c: error: --target: unknown target"),
+        (["compile", "x", "-o", "y", "--seed", "-1"], "mnv3c: error: compile: Invalid value for '--seed'"),
         (["compile", "x", "-o", "y", "--path", "avx"], "mnv3c: error: --path: unknown path 'avx'"),
         (["compile", "x", "-o", "y", "--name", "2x"], "mnv3c: error: --name: '2x' is not a C identifier"),
         (["verify", "nowhere"], "mnv3c: error: nowhere: no generated library here"),
@@ -164,6 +165,7 @@ def test_verify_good_and_bad(run: Run, library: Path, tmp_path: Path) -> None:
 
 def test_verify_bad_requests(run: Run, library: Path) -> None:
     assert run("verify", library, "--path", "i8mm")[2].startswith("mnv3c: error: --path: 'i8mm' is not in")
+    assert run("verify", library, "--cpu", "m4")[2].startswith("mnv3c: error: --cpu: unknown target 'm4'")
     assert run("verify", library, "--count", 0)[2] == "mnv3c: error: --count: nothing to run\n"
     assert run("verify", library, "--cc", "no-such-cc")[2].startswith("mnv3c: error: --cc: no such command")
     assert "is not a command line: No closing quotation" in run("verify", library, "--cc", "gcc '")[2]

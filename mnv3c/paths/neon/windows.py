@@ -60,8 +60,20 @@ class Geometry:
         return self.top > 0 or self.bottom > 0
 
     @property
+    def blank_slot(self) -> int:
+        """Where the row of padding lies: behind the ring, or in its last slot.
+
+        Padding above is needed only before that slot is: while a window begins above the input, its
+        rows fill one slot less than there are. That leaves the case of padding below.
+        """
+        end = (self.out_height - 1) * self.stride - self.top + self.extent
+        above_only = end <= self.height and self.batch == 1 and self.height >= self.extent >= self.stride
+        return self.slots - 1 if above_only else self.slots
+
+    @property
     def bytes(self) -> int:
-        return (self.slots + self.blank) * self.row_bytes + SLACK
+        rows = max(self.slots, self.blank_slot + 1) if self.blank else self.slots
+        return rows * self.row_bytes + SLACK
 
 
 def geometry_of(conv: q.QConv, x: Tensor, out_height: int, out_width: int, batch: int = 1) -> Geometry:

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 import mnv3c
 from mnv3c import runners
 from mnv3c.images import Normalization
-from mnv3c.verify import verify
+from mnv3c.verification import verify
 
 MODEL = "models/ch_ppocr_mobile_v2.0_cls_infer.onnx"
 HEIGHT, WIDTH = 48, 192

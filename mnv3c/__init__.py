@@ -10,7 +10,7 @@ __all__ = ["CompiledLibrary", "Mnv3cError", "__version__", "compile", "load", "q
 if TYPE_CHECKING:
     from mnv3c.api import CompiledLibrary, compile, load, quantize
     from mnv3c.errors import Mnv3cError
-    from mnv3c.verify import verify
+    from mnv3c.verification import verify
 
 _HOMES = {
     "CompiledLibrary": "mnv3c.api",
@@ -18,7 +18,7 @@ _HOMES = {
     "compile": "mnv3c.api",
     "load": "mnv3c.api",
     "quantize": "mnv3c.api",
-    "verify": "mnv3c.verify",
+    "verify": "mnv3c.verification",
 }
 
 

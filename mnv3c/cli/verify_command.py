@@ -10,7 +10,7 @@ import click
 from mnv3c.cli.output import Output, json_option, plain, size
 
 if TYPE_CHECKING:
-    from mnv3c.verify import Report
+    from mnv3c.verification import Report
 
 
 @click.command()
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def command(directory: str, as_json: bool, **options: Any) -> None:
     """Build the library in DIR, run it on (emulated) Arm, and compare every bit with the reference."""
     output = Output(as_json)
-    from mnv3c.verify import verify
+    from mnv3c.verification import verify
 
     options["paths"] = options["paths"] or None
     with output.progress() as progress:

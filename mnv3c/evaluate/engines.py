@@ -15,7 +15,7 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.images import Normalization, graph_normalization
 from mnv3c.ir.graph import Graph
 from mnv3c.quant import batched
-from mnv3c.verify.inputs import library_input
+from mnv3c.verification.inputs import library_input
 
 Engine = Callable[[np.ndarray], np.ndarray]
 

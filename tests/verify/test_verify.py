@@ -18,8 +18,8 @@ from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph, Tensor
 from mnv3c.quant import quantize
 from mnv3c.runners.process import qemu
-from mnv3c.verify import verify
-from mnv3c.verify.errors import compare
+from mnv3c.verification import verify
+from mnv3c.verification.errors import compare
 from tests.codegen.networks import classifier, doors
 
 

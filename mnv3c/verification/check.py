@@ -15,11 +15,12 @@ from mnv3c.ir import serialize
 from mnv3c.ir.graph import Graph
 from mnv3c.reference import integer as reference
 from mnv3c.runners import Library, RunFault
+from mnv3c.runners.base import is_32_bit
 from mnv3c.runners.process import qemu
 from mnv3c.toolchain.compiler import host_is_arm
-from mnv3c.verify.errors import float_errors
-from mnv3c.verify.inputs import Sample, samples
-from mnv3c.verify.report import PathReport, Report
+from mnv3c.verification.errors import float_errors
+from mnv3c.verification.inputs import Sample, samples
+from mnv3c.verification.report import PathReport, Report
 
 Progress = Callable[[str, int, int], None]
 
@@ -75,7 +76,7 @@ def verify(
             raise Mnv3cError(f"{path!r} is not in the library (it has {', '.join(library.paths)})", "--path")
     reports = []
     for path in paths or library.paths:
-        reason = "" if runner != "auto" or paths else _why_not(path)
+        reason = "" if runner != "auto" or paths else _why_not(library, path)
         if reason:
             reports.append(PathReport(path, skipped=reason))
         else:
@@ -86,10 +87,12 @@ def verify(
     return Report(library.name, str(directory), tuple(library.changed_files()), tuple(reports), errors)
 
 
-def _why_not(path: str) -> str:
+def _why_not(library: Library, path: str) -> str:
     """Why ``auto`` cannot run a path on this machine; empty if it can."""
     if path == "i8mm" and not host_is_arm() and qemu() is None:
         return "needs qemu-aarch64 (Debian: qemu-user): Unicorn has no i8mm"
+    if is_32_bit(library, path) and qemu("armv7") is None:
+        return "needs qemu-arm (Debian: qemu-user)"
     return ""
 
 
@@ -115,7 +118,8 @@ def _check_path(
     tell(f"build {path}", 0, 1)
     runner = runners.open_runner(library, path, kind, core=core, cc=cc)
     tell(f"build {path}", 1, 1)
-    compiler = toolchain.find("host" if runner.name == "host" else "aarch64", cc)
+    arch = "host" if runner.name == "host" else "armv7" if is_32_bit(library, path) else "aarch64"
+    compiler = toolchain.find(arch, cc)
     report = PathReport(path, runner.name, runner.where, f"{compiler.name}: {compiler.version}")
     problem, runs = "", 0
     try:

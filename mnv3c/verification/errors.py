@@ -9,8 +9,8 @@ import numpy as np
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph
 from mnv3c.reference import floating
-from mnv3c.verify.inputs import Sample, real
-from mnv3c.verify.report import FloatError
+from mnv3c.verification.inputs import Sample, real
+from mnv3c.verification.report import FloatError
 
 
 def without_softmax(network: Graph) -> Graph:

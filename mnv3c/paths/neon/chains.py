@@ -145,7 +145,7 @@ def lower_chain(context: Context, chain: Chain) -> Stage:
             y.shape[1],
             f"({context.pointer(chain.project.inputs[1])}) + {at}" if residual else "",
         )
-    body = ring.body("", produce, consume)
+    body = ring.body(produce, consume)
     return _as_stage(context, chain, body, kernels, constants, scratch)
 
 

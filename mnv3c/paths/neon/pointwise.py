@@ -10,7 +10,7 @@ from mnv3c.codegen.program import Constant, Kernel
 from mnv3c.codegen.render import render
 from mnv3c.paths.neon.epilogue import Epilogue
 from mnv3c.paths.neon.pack import BLOCK, pack_blocks
-from mnv3c.paths.neon.tile import Depth, tile_name, tile_values
+from mnv3c.paths.neon.tile import Depth, overread, tile_name, tile_values
 
 # Weights of a chunk of output channels stay in a 32 KiB first-level cache beside inputs and outputs.
 CHUNK_BYTES = 12 * 1024
@@ -122,9 +122,12 @@ def lower_pointwise(label: str, weight: np.ndarray, e: Epilogue, pixels: int) ->
     ]
     source = render("kernels/neon/pointwise.c.j2", name=name, e=e, tiles=tiles, looped=depth.looped)
     packed = pack_blocks(weight, e.parameters)
+    # What is read behind the last tile's weights: its parameters, and this where they are too few.
+    behind = max(overread(size, depth) for size in sizes) - BLOCK * e.parameter_bytes
+    data = np.concatenate([packed.reshape(-1), np.zeros(max(behind, 0), np.int8)])
     return Pointwise(
         kernels=(*kernels, Kernel(name, source)),
-        constant=Constant(f"weights_{label}", packed, "weight"),
+        constant=Constant(f"weights_{label}", data, "weight"),
         name=name,
         depth=depth.bytes,
         channels=channels,

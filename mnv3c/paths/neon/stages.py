@@ -257,7 +257,6 @@ def _depthwise(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut |
     row = lower_depthwise(label, conv, e, y.shape[1])
     context.remember_offsets(node.outputs[0], row.constant, e)
     body = ring.body(
-        "",
         copy_rows(ring, context.pointer(node.inputs[0])),
         row.code(f"({context.pointer(node.outputs[0], const=False)}) + y * {y.shape[1] * y.shape[2]}"),
     )
@@ -294,7 +293,7 @@ def _gathered(context: Context, node: q.FusedConv, e: Epilogue, table: q.QLut | 
     consume = f"{gather.kernel.name}(window, (int8_t *)R_{columns.name}, {y.shape[1]});\n" + kernel.call(
         f"(const int8_t *)R_{columns.name}", gather.step, out, y.shape[2], y.shape[1], residual
     )
-    body = ring.body("", copy_rows(ring, context.pointer(node.inputs[0])), consume)
+    body = ring.body(copy_rows(ring, context.pointer(node.inputs[0])), consume)
     title = f"convolution {kh}x{kw}, {shape_text(x)} to {shape_text(y)}"
     kernels = (*ring.kernels, gather.kernel, *kernel.kernels)
     constants = (kernel.constant, *ring.constants)

@@ -276,6 +276,11 @@ def tile_name(pixels: int, depth: Depth) -> str:
     return f"tile_{pixels}x{CHANNELS}_neon_{depth.label(_period(pixels))}"
 
 
+def overread(pixels: int, depth: Depth) -> int:
+    """Bytes that a tile reads behind its weights."""
+    return Stream(pixels, depth).overread
+
+
 def tile_values(pixels: int, depth: Depth) -> dict[str, object]:
     """What ``templates/kernels/neon/tile.c.j2`` needs."""
     stream = Stream(pixels, depth)

@@ -110,7 +110,7 @@ class Ring:
         names = (*(("pad_rows",) if g.left or g.right or g.blank else ()), "window_rows")
         return tuple(Kernel(f"{n}_neon", render(f"kernels/neon/{n}.c.j2")) for n in names)
 
-    def body(self, setup: str, produce: str, consume: str) -> str:
+    def body(self, produce: str, consume: str) -> str:
         """The stage's C: ``produce`` fills rows ``next`` to ``stop``, ``consume`` reads ``window``."""
         return render(
             "kernels/neon/window.c.j2",
@@ -118,7 +118,6 @@ class Ring:
             ring=self.region.name,
             padding=self.padding,
             padding_block=self.padding_block,
-            setup=setup,
             produce=produce,
             consume=consume,
         )

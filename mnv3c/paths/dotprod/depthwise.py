@@ -14,7 +14,9 @@ from mnv3c.paths.dotprod.epilogue import Epilogue
 from mnv3c.paths.dotprod.windows import Block, WindowPlan, plan_lookup
 
 # Vectors that fit in registers beside a few tiles: weights, accumulators of two blocks, constants.
-_REGISTERS = 29
+_REGISTERS = 26
+# So many weights may stay in memory while the others are in registers.
+_ALMOST = 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class BlockGroup:
     vectors: frozenset[int]
 
 
-def _block_group(plan: WindowPlan, blocks: int, resident: bool, edge_pixels: int) -> BlockGroup:
+def _block_group(plan: WindowPlan, blocks: int, held: int, edge_pixels: int) -> BlockGroup:
     """``edge_pixels``: pixels of the last block that lie in the image, 0 for all."""
 
     def accumulator(block: int, position: int) -> str | None:
@@ -53,6 +55,7 @@ def _block_group(plan: WindowPlan, blocks: int, resident: bool, edge_pixels: int
             return None
         return f"a{block}_{position}"
 
+    resident = held > 0
     seen: set[int] = set()
     loaded: set[tuple[int, int]] = set()
 
@@ -70,6 +73,8 @@ def _block_group(plan: WindowPlan, blocks: int, resident: bool, edge_pixels: int
                     at = f"{row} * pitch + {16 * column}"
                     lines.append(f"const int8x16_t t{row}_{column} = vld1q_s8(x + {at});")
                 weight = f"w{vector}" if resident else f"v{row}_{vector}"
+                if resident and vector >= held:
+                    weight = f"vld1q_s8(w + {16 * vector})"
                 lines.append(f"{sum_} = vdotq_s32({sum_}, t{row}_{column}, {weight});")
                 seen.add(vector)
         return lines
@@ -115,7 +120,9 @@ def depthwise_kernel(
     lookup = plan_lookup(plan, conv.kernel[1])
     if lookup is None:
         return None
-    resident = len(plan.vectors) + 8 + _constants(e) <= _REGISTERS
+    free = _REGISTERS - 8 - _constants(e)
+    resident = len(plan.vectors) <= free + _ALMOST
+    held = min(free, len(plan.vectors)) if resident else 0
     columns = -(-width // block_out[1])
     edge_pixels = width % 4 if block_out == (1, 4) else 0
     blocks = _blocks_at_once(plan, resident, columns)
@@ -129,9 +136,9 @@ def depthwise_kernel(
     name = f"depthwise_{label}_{blocks if steps else 0}_{tail}e{edge_pixels}_{e.label}_dotprod"
     groups = []
     if steps:
-        groups.append(_block_group(plan, blocks, resident, 0))
+        groups.append(_block_group(plan, blocks, held, 0))
     if tail:
-        groups.append(_block_group(plan, tail, resident, edge_pixels))
+        groups.append(_block_group(plan, tail, held, edge_pixels))
     used = sorted(set().union(*(g.vectors for g in groups)))
     source = render(
         "kernels/dotprod/depthwise.c.j2",
@@ -142,7 +149,7 @@ def depthwise_kernel(
         used=[(v, *lookup.vectors[v]) for v in used],
         offsets=sorted({lookup.vectors[v][0] for v in used}),
         used_indices=sorted({lookup.vectors[v][1] for v in used}),
-        resident=resident,
+        held=held,
         start=max(len(g.accumulators) for g in groups),
         main=groups[0] if steps else None,
         tail=groups[-1] if tail else None,
@@ -153,7 +160,9 @@ def depthwise_kernel(
         row_step=plan.step[0],
         weight_bytes=conv.kernel[0] * conv.kernel[1] * 4,
     )
-    return DepthwiseKernel(Kernel(name, source), steps, 0 if resident else 16 * len(plan.vectors))
+    return DepthwiseKernel(
+        Kernel(name, source), steps, 0 if held == len(plan.vectors) else 16 * len(plan.vectors)
+    )
 
 
 def _constants(e: Epilogue) -> int:

@@ -20,6 +20,7 @@ from mnv3c.ir.graph import Graph
 from mnv3c.ir.printer import print_graph
 from mnv3c.ir.verify import verify as verify_graph
 from mnv3c.paths import registry
+from mnv3c.quant import file as quantized_file
 
 Progress = Callable[[str, int, int], None]
 INPUT_DTYPES = ("int8", "uint8", "float32")
@@ -119,6 +120,7 @@ def compile(
             normalize=normalize,
         )
         integer = _with_own_doors(graph, name, input_dtype, output_dtype, calibration is not None)
+        network = _float_of(model)
         tell("read the model", 1, 1)
     else:
         network = load(
@@ -159,7 +161,11 @@ def comes_quantized(model: str | Path | Graph) -> bool:
     Raises:
         Mnv3cError: the file cannot be read.
     """
-    if isinstance(model, Graph) or not Path(model).is_file():
+    if isinstance(model, Graph):
+        return False
+    if Path(model).suffix == quantized_file.SUFFIX:
+        return True
+    if not Path(model).is_file():
         return False
     from mnv3c.frontend.quantized import is_quantized
 
@@ -177,7 +183,16 @@ def load_quantized(model: str | Path, **options: object) -> Graph:
     for option, value in options.items():
         if value is not None:
             raise Mnv3cError("a model that comes quantised says it all itself", f"--{option}")
+    if Path(model).suffix == quantized_file.SUFFIX:
+        return quantized_file.load(model).integer
     return load_file(Path(model))
+
+
+def _float_of(model: str | Path | Graph) -> Graph | None:
+    """The float graph that an ``.mnv3q`` file keeps beside the integers, for ``verify``."""
+    if isinstance(model, Graph) or Path(model).suffix != quantized_file.SUFFIX:
+        return None
+    return quantized_file.load(model).network
 
 
 def _with_own_doors(
@@ -263,7 +278,7 @@ def _emit(
         float_graph=network,
         settings={"target": target.name, "paths": list(paths), "memory": memory},
         summary=_summary(integer, target),
-        notes=_notes(integer),
+        notes=notes(integer),
         observe=lambda step, graph: dump(step, print_graph(graph)),
     )
     tell("generate C", 1, 1)
@@ -275,13 +290,14 @@ def _summary(graph: Graph, target: targets.Target) -> str:
     return f"{graph.name}, {shape} input, int8, for {target.name}"
 
 
-def _notes(graph: Graph) -> tuple[str, ...]:
-    notes = []
+def notes(graph: Graph) -> tuple[str, ...]:
+    """What the user of a network should know: random weights or calibration, what was left out."""
+    found = []
     if graph.meta.get("random_weights"):
-        notes.append("RANDOM WEIGHTS: no --weights were given; the answers mean nothing")
+        found.append("RANDOM WEIGHTS: no --weights were given; the answers mean nothing")
     if graph.meta.get("random_calibration"):
-        notes.append("RANDOM CALIBRATION: no --calibration was given; expect a loss of accuracy")
-    return (*notes, *_strings(graph.meta.get("notes", ())))
+        found.append("RANDOM CALIBRATION: no --calibration was given; expect a loss of accuracy")
+    return (*found, *_strings(graph.meta.get("notes", ())))
 
 
 def _strings(values: Any) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import tempfile
 from pathlib import Path
@@ -88,11 +89,21 @@ class HostRunner:
         self._function = getattr(ctypes.CDLL(str(output)), f"{library.name}_run")
         self._function.argtypes = [ctypes.c_void_p] * 4
         self._function.restype = ctypes.c_int
-        self._exec = _Exec(path=PATH_IDS[path])
         self.parallel = parallel
+        self._allocate()
+
+    def _allocate(self) -> None:
+        library = self.library
+        self._exec = _Exec(path=PATH_IDS[self.path])
         self._inputs = [_Buffer(f"input {t.name}", t.bytes, 64) for t in library.inputs]
         self._outputs = [_Buffer(f"output {t.name}", t.bytes, 64) for t in library.outputs]
         self._arena = _Buffer("arena", library.arena_bytes, ARENA_ALIGN)
+
+    def another(self) -> HostRunner:
+        """A runner of the same build with memory of its own, for another thread; valid until ``close``."""
+        other = copy.copy(self)
+        other._allocate()
+        return other
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """See ``Runner.run``."""

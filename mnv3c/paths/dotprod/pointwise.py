@@ -49,6 +49,15 @@ class InOrderKernel(PointwiseKernel):
         return np.concatenate([super().pack(weight).reshape(-1), np.zeros(16 * self.quads, np.int8)])
 
 
+@dataclass(frozen=True)
+class PairedKernel(PointwiseKernel):
+    """Its weights lie in pairs of input quads, as the i8mm path's do: a library of both has them once."""
+
+    def pack(self, weight: np.ndarray) -> np.ndarray:
+        """See ``pack_pairs``."""
+        return pack_pairs(weight, self.quads)
+
+
 def pointwise_kernel(
     in_quads: int,
     out_quads: int,
@@ -83,12 +92,16 @@ def pointwise_kernel(
     if in_order:
         start_blocks = 0
     start = "start_" if start_blocks else ""
+    # Any 4 bytes can be a lane of weights: so they may lie as the matrix products of i8mm want them.
+    # With 2 quads by 3 blocks the registers would run out.
+    paired = lanes == "pixel" and in_quads % 2 == 0 and quads == 3 and not in_order
     shape = f"{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}{turns}"
     name = f"{verb}_{shape}_{start}{e.label}_dotprod{'_a55' if in_order else ''}"
     source = render(
         "kernels/dotprod/pointwise.c.j2",
         tile=None,
         in_order=in_order,
+        paired=paired,
         start_blocks=start_blocks,
         name=name,
         epilogue=e,
@@ -104,7 +117,7 @@ def pointwise_kernel(
         edge_pixels=edge_pixels,
         edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
     )
-    kind = InOrderKernel if in_order else PointwiseKernel
+    kind = InOrderKernel if in_order else PairedKernel if paired else PointwiseKernel
     return kind(Kernel(name, source), quads, unroll, in_quads // unroll, steps, 16 * in_quads)
 
 
@@ -113,6 +126,16 @@ def _unroll(in_quads: int) -> int:
     if in_quads <= _STRAIGHT:
         return in_quads
     return next(u for u in (6, 4, 2, 3, 5, 7, 1) if in_quads % u == 0)
+
+
+def pack_pairs(weight: np.ndarray, group: int) -> np.ndarray:
+    """int8 ``[out, in]`` to ``[out quads / group][in / 8][group][4 outputs][8 inputs]``, zero padded."""
+    out, depth = weight.shape
+    quads, octets = -(-out // 4), -(-depth // 8)
+    padded = np.zeros((quads * 4, octets * 8), np.int8)
+    padded[:out, :depth] = weight
+    split = padded.reshape(quads // group, group, 4, octets, 8)
+    return np.ascontiguousarray(split.transpose(0, 3, 1, 2, 4))
 
 
 def pack_pointwise(weight: np.ndarray, group: int) -> np.ndarray:

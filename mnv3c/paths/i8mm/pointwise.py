@@ -10,7 +10,7 @@ import numpy as np
 from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
 from mnv3c.paths.dotprod.epilogue import Epilogue
-from mnv3c.paths.dotprod.pointwise import PointwiseKernel
+from mnv3c.paths.dotprod.pointwise import PointwiseKernel, pack_pairs
 
 # Up to this many groups of 8 input channels the innermost loop is unrolled as a whole.
 _STRAIGHT = 10
@@ -22,13 +22,8 @@ class MatrixKernel(PointwiseKernel):
     """A kernel whose weights are packed for SMMLA."""
 
     def pack(self, weight: np.ndarray) -> np.ndarray:
-        """int8 ``[out, in]`` to ``[groups][in / 8][quads][2 pairs][2 outputs][8 inputs]``, zero padded."""
-        out, depth = weight.shape
-        quads, octets = -(-out // 4), -(-depth // 8)
-        padded = np.zeros((quads * 4, octets * 8), np.int8)
-        padded[:out, :depth] = weight
-        split = padded.reshape(quads // self.quads, self.quads, 4, octets, 8)
-        return np.ascontiguousarray(split.transpose(0, 3, 1, 2, 4))
+        """See ``pack_pairs``: an operand is 2 outputs by 8 inputs."""
+        return pack_pairs(weight, self.quads)
 
 
 def matrix_kernel(

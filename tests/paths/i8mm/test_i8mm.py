@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mnv3c
+from mnv3c.codegen.library import build_library
 from mnv3c.ir import serialize
 from mnv3c.ir.graph import Graph
 from mnv3c.paths import registry
@@ -114,6 +115,17 @@ def test_uses_matrix_products_for_every_pointwise_convolution(tmp_path: Path) ->
     assert not any(
         line.startswith(("expand", "project")) and "_dotprod(" in line for line in source.split("\n")
     )
+
+
+def test_expansions_have_their_weights_once_in_a_library_of_both_paths() -> None:
+    b = Builder(7)
+    graph = b.finish(inverted_residual(b, b.input(8, 8, 16), 72, 16, 3, 1))
+    bytes_of = {
+        paths: build_library(graph, paths).manifest["constant_bytes"]
+        for paths in (("dotprod",), ("i8mm", "dotprod"))
+    }
+    extra = int(str(bytes_of["i8mm", "dotprod"])) - int(str(bytes_of["dotprod",]))
+    assert extra == 72 * 16  # the projection's alone
 
 
 def zoo(name: str, folder: Path, **options: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from mnv3c.codegen.library import Library, build_library
 from mnv3c.codegen.program import Options
 from mnv3c.codegen.write import check_replaceable, write_folder
 from mnv3c.errors import Mnv3cError
-from mnv3c.images import Normalization, calibration_inputs
+from mnv3c.images import Normalization, calibration_inputs, list_images
 from mnv3c.ir.graph import Graph
 from mnv3c.ir.printer import print_graph
 from mnv3c.ir.verify import verify as verify_graph
@@ -132,6 +133,7 @@ def compile(
             input_shape=input_shape,
             seed=seed,
             name=name,
+            observe=dump if dump_ir is not None else None,
         )
         tell("read the model", 1, 1)
         dump("float", print_graph(network))
@@ -145,7 +147,7 @@ def compile(
             progress=tell,
         )
     dump("integer", print_graph(integer))
-    library = _emit(network, integer, chosen, path, memory, dump, tell)
+    library = _emit(network, integer, chosen, path, memory, _facts(calibration), dump, tell)
     directory = None
     if output is not None:
         directory = Path(output)
@@ -265,6 +267,7 @@ def _emit(
     target: targets.Target,
     path: str | None,
     memory: str,
+    calibration: Mapping[str, object],
     dump: _Dump,
     tell: Progress,
 ) -> Library:
@@ -276,18 +279,38 @@ def _emit(
         paths,
         options=Options(tuning=tuning, memory=memory),
         float_graph=network,
-        settings={"target": target.name, "paths": list(paths), "memory": memory},
+        settings={
+            "target": target.name,
+            "paths": list(paths),
+            "memory": memory,
+            "calibration": dict(calibration),
+        },
         summary=_summary(integer, target),
         notes=notes(integer),
         observe=lambda step, graph: dump(step, print_graph(graph)),
+        observe_program=lambda path, text: dump(f"program-{path}", text),
     )
     tell("generate C", 1, 1)
     return library
 
 
+def _facts(calibration: str | Path | Iterable[np.ndarray] | None) -> dict[str, object]:
+    """What identifies the calibration data, without a path: for the manifest."""
+    if calibration is None:
+        return {"source": "none"}
+    if not isinstance(calibration, str | Path):
+        return {"source": "arrays"}
+    source = Path(calibration)
+    files = list_images(source) if source.is_dir() else [source]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return {"source": "files", "files": len(files), "sha256": digest.hexdigest()}
+
+
 def _summary(graph: Graph, target: targets.Target) -> str:
     shape = "x".join(str(n) for n in graph.tensor(graph.inputs[0]).shape)
-    return f"{graph.name}, {shape} input, int8, for {target.name}"
+    return f"int8 network of {shape} input, for {target.name}"
 
 
 def notes(graph: Graph) -> tuple[str, ...]:

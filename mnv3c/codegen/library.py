@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from mnv3c import __version__
 from mnv3c.codegen.emit import Emitted, LoweredPath, emit
 from mnv3c.codegen.memory import plan_memory
+from mnv3c.codegen.printer import print_program
 from mnv3c.codegen.program import Options
 from mnv3c.codegen.write import MANIFEST
 from mnv3c.ir import serialize
@@ -46,6 +47,7 @@ def build_library(
     summary: str = "",
     notes: Sequence[str] = (),
     observe: Callable[[str, Graph], None] | None = None,
+    observe_program: Callable[[str, str], None] | None = None,
 ) -> Library:
     """Run the passes, lower to each path, plan memory and render.
 
@@ -56,6 +58,7 @@ def build_library(
         float_graph: kept in the folder so that ``verify`` can report the error against it.
         settings: what the user chose; for the manifest.
         observe: sees the graph after each pass.
+        observe_program: sees each path's name and its lowered program as text.
 
     Raises:
         Mnv3cError: a path is unknown or cannot compute a node.
@@ -66,6 +69,8 @@ def build_library(
     for path in paths:
         program = registry.load(path).lower(fused, options)
         lowered.append(LoweredPath(program, plan_memory(program)))
+        if observe_program is not None:
+            observe_program(path, print_program(program, lowered[-1].memory))
     emitted = emit(fused, lowered, summary or f"the network {graph.name}", notes)
     files: dict[str, str | bytes] = dict(emitted.files)
     files["reference/integer.npz"] = serialize.dumps(graph)

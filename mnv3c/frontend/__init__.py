@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import zoo
 from mnv3c.ir.graph import Graph
 from mnv3c.ir.verify import verify
+
+Observe = Callable[[str, str], None]
 
 
 def load(
@@ -23,6 +26,7 @@ def load(
     seed: int = 0,
     padding: str | None = None,
     name: str | None = None,
+    observe: Observe | None = None,
 ) -> Graph:
     """Make the float graph of a zoo model or a model file.
 
@@ -40,6 +44,7 @@ def load(
         seed: zoo only; of the random weights used without ``weights``.
         padding: zoo only; ``torch`` or ``tf``.
         name: of the graph, a C identifier; made from ``model`` by default.
+        observe: sees (pass name, TVMScript) after each Relax pass.
 
     Raises:
         Mnv3cError: bad use or bad input, with the place.
@@ -58,20 +63,22 @@ def load(
         for option, value in zoo_options.items():
             if value is not None:
                 raise Mnv3cError("only zoo models have this option; the file says it all", option)
-        return _load_file(path, input_shape, name)
+        return _load_file(path, input_shape, name, observe)
     zoo_model = zoo.parse(model, width=width, resolution=resolution, classes=classes)
     if input_shape is not None:
         raise Mnv3cError("zoo models take a resolution instead", "input_shape")
     graph_name = name or _identifier(model)
 
     def lower_zoo(module: Any, meta: dict[str, object]) -> Graph:
-        return _lower(module, graph_name, meta)
+        return _lower(module, graph_name, meta, observe)
 
     file = Path(weights) if weights is not None else None
     return verify(zoo.load(zoo_model, lower_zoo, weights=file, padding=padding, seed=seed))
 
 
-def _load_file(path: Path, input_shape: tuple[int, ...] | None, name: str | None) -> Graph:
+def _load_file(
+    path: Path, input_shape: tuple[int, ...] | None, name: str | None, observe: Observe | None
+) -> Graph:
     if not path.is_file():
         raise Mnv3cError("no such file", str(path))
     graph_name = name or _identifier(path.stem)
@@ -81,7 +88,7 @@ def _load_file(path: Path, input_shape: tuple[int, ...] | None, name: str | None
         return load_float(path, graph_name)
     from mnv3c.frontend import onnx
 
-    return onnx.load(path, input_shape, lambda module, meta: _lower(module, graph_name, meta))
+    return onnx.load(path, input_shape, lambda module, meta: _lower(module, graph_name, meta, observe))
 
 
 def _identifier(stem: str) -> str:
@@ -90,12 +97,12 @@ def _identifier(stem: str) -> str:
     return f"model_{text}" if text[0].isdigit() else text
 
 
-def _lower(module: Any, name: str, meta: dict[str, object]) -> Graph:
+def _lower(module: Any, name: str, meta: dict[str, object], observe: Observe | None) -> Graph:
     # TVM takes two seconds to import: only who loads a model pays for it.
     from mnv3c.frontend.lower import lower
     from mnv3c.frontend.relax_passes import run_passes
 
-    module = run_passes(module)
+    module = run_passes(module, observe)
     attributes = module["main"].attrs
     scale = [float(s) for s in attributes["mnv3c.input_scale"]]
     shift = [float(s) for s in attributes["mnv3c.input_shift"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from mnv3c.frontend.relax_passes.activations import activations
@@ -28,8 +29,10 @@ PASSES = (
 )
 
 
-def run_passes(mod: Any) -> Any:
-    """Apply ``PASSES`` in order."""
+def run_passes(mod: Any, observe: Callable[[str, str], None] | None = None) -> Any:
+    """Apply ``PASSES`` in order; ``observe(pass_name, script)`` sees the module after each, as TVMScript."""
     for step in PASSES:
         mod = step(mod)
+        if observe is not None:
+            observe(f"relax-{step.__name__}", mod.script(show_meta=False))
     return mod

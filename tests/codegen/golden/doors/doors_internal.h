@@ -14,6 +14,12 @@
 #define DOORS_PRIVATE
 #endif
 
+#if defined(__GNUC__)
+#define DOORS_NOINLINE __attribute__((noinline))
+#else
+#define DOORS_NOINLINE
+#endif
+
 /* What a layer works on. */
 typedef struct doors_state {
   const uint8_t *input_0;

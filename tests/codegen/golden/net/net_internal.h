@@ -14,6 +14,12 @@
 #define NET_PRIVATE
 #endif
 
+#if defined(__GNUC__)
+#define NET_NOINLINE __attribute__((noinline))
+#else
+#define NET_NOINLINE
+#endif
+
 /* What a layer works on. */
 typedef struct net_state {
   const uint8_t *input_0;

@@ -488,8 +488,9 @@ static void layer_14(void *state_, int32_t part) {
   }
 }
 
-static void run_layer(net_state *state, const net_exec *exec, int32_t layer, int32_t parts,
-                      void (*fn)(void *, int32_t)) {
+/* Not inlined: a copy for each layer would only be longer. */
+static NET_NOINLINE void run_layer(net_state *state, const net_exec *exec, int32_t layer,
+                                  int32_t parts, void (*fn)(void *, int32_t)) {
   if (exec != 0 && exec->on_layer != 0) {
     exec->on_layer(exec->layer_ctx, layer, 1);
   }

@@ -17,7 +17,10 @@ import hashlib
 import io
 import json
 import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -163,9 +166,10 @@ def loads(data: bytes, place: str = "") -> Graph:
         raise Mnv3cError(f"not a well-formed graph: {error}", place) from None
     except (
         zipfile.BadZipFile, KeyError, ValueError, TypeError, IndexError, AttributeError,
-        OverflowError, EOFError, NotImplementedError, RuntimeError, OSError, SyntaxError,
+        OverflowError, EOFError, NotImplementedError, RuntimeError, OSError, SyntaxError, MemoryError,
+        ZeroDivisionError, struct.error, tokenize.TokenError, zlib.error,
     ) as error:  # fmt: skip
-        raise Mnv3cError(f"damaged graph file: {error}", place) from None
+        raise Mnv3cError(f"damaged graph file: {str(error)[:200]}", place) from None
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,9 +103,9 @@ def loads(data: bytes, place: str = "") -> QuantizedFile:
             parts = _parts(archive, place)
     except (
         zipfile.BadZipFile, KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError,
-        EOFError, NotImplementedError, RuntimeError, OSError,
+        EOFError, NotImplementedError, RuntimeError, OSError, MemoryError, struct.error, zlib.error,
     ) as error:  # fmt: skip
-        raise Mnv3cError(f"damaged {SUFFIX} file: {error}", place) from None
+        raise Mnv3cError(f"damaged {SUFFIX} file: {str(error)[:200]}", place) from None
     graphs = {name: serialize.loads(part, f"{place}: {name} graph") for name, part in parts.items()}
     _check(graphs["integer"], int_ops, "integer", place)
     if "float" in graphs:

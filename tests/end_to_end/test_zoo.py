@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from mnv3c.ir.count import total_macs, total_parameters
 from mnv3c.paths import registry
 from mnv3c.reference import integer
 from mnv3c.runners import open_library, open_runner
+from tests.codegen.host import STRICT
 from tests.graphs import random_inputs
 
 NETWORKS = [
@@ -58,6 +61,29 @@ def test_compiles_and_is_bit_equal_on_every_path(
 
 def test_smallest_zoo_network_is_bit_equal_on_every_path(tmp_path: Path) -> None:
     check_every_path("mobilenet_v3_small", tmp_path / "library", width=0.35, resolution=64, classes=10)
+
+
+@pytest.mark.parametrize("cc", ["aarch64-linux-gnu-gcc", "clang --target=aarch64-linux-gnu"])
+@pytest.mark.parametrize("name", ["mobilenet_v3_large_0.35_96", "mobilenet_v3_small_minimalistic_0.35_96"])
+def test_every_path_is_free_of_warnings(name: str, cc: str, tmp_path: Path) -> None:
+    command = cc.split()
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    for target in ("arm64", "cortex-a55"):
+        folder = tmp_path / target
+        mnv3c.compile(name, target, folder)
+        for source in sorted(folder.glob("*.c")):
+            done = subprocess.run(
+                [*command, *STRICT, "-fsyntax-only", "-I", str(folder), *_headers(command), str(source)],
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+
+
+def _headers(command: list[str]) -> list[str]:
+    """clang has no Arm libc of its own; the cross compiler's headers do."""
+    return ["-isystem", "/usr/aarch64-linux-gnu/include"] if command[0] == "clang" else []
 
 
 # The papers give millions, rounded. The paper's Table 3 has 219 M and 5.4 M, 56 M and 2.5 M.

@@ -1,0 +1,70 @@
+"""The exported ONNX model in onnxruntime gives the integers of the NumPy reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.ir.graph import Graph
+from mnv3c.quant import quantize
+from mnv3c.quant.export_onnx import save, to_onnx
+from mnv3c.reference import integer as reference
+from mnv3c.verification.inputs import real
+from tests.codegen.networks import classifier, doors
+from tests.quant.networks import block_network, inputs
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def compare(graph: Graph, seed: int, optimise: bool = True) -> int:
+    """Every output, in every bit; returns how many different values there were."""
+    rng = np.random.default_rng(seed)
+    values = {}
+    for name in graph.inputs:
+        t = graph.tensor(name)
+        if t.dtype == "float32":
+            values[name] = rng.normal(0, 2, t.shape).astype(np.float32)
+        else:
+            limits = np.iinfo(t.dtype)
+            values[name] = rng.integers(limits.min, limits.max, t.shape, t.dtype, endpoint=True)
+    options = onnxruntime.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        to_onnx(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    feed = {}
+    for given, name in zip(session.get_inputs(), graph.inputs, strict=True):
+        t = graph.tensor(name)
+        array = real(t, values[name]) if t.dtype in ("int8", "int16") else values[name]
+        feed[given.name] = np.ascontiguousarray(array.transpose(2, 0, 1)[None])
+    wanted = reference.run(graph, values)
+    different = 0
+    for got, name in zip(session.run(None, feed), graph.outputs, strict=True):
+        t = graph.tensor(name)
+        want = real(t, wanted[name]) if t.dtype in ("int8", "int16") else wanted[name]
+        np.testing.assert_allclose(got[0].transpose(1, 2, 0), want, rtol=1e-6, atol=0)
+        different += len(np.unique(want))
+    return different
+
+
+@pytest.mark.parametrize("optimise", [True, False])
+def test_random_integer_networks(optimise: bool) -> None:
+    assert sum(compare(classifier(seed=seed), seed, optimise) for seed in range(4)) > 20
+    compare(doors(), 1, optimise)
+
+
+@pytest.mark.parametrize("input_dtype", ["int8", "uint8", "float32"])
+def test_what_the_quantiser_makes(input_dtype: str) -> None:
+    for seed in range(3):
+        graph = block_network(seed)
+        quantized = quantize(graph, inputs(graph, 3, seed), input_dtype=input_dtype)
+        assert compare(quantized, seed) > 5
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Mnv3cError, match="missing"):
+        save(classifier(), tmp_path / "missing" / "net.onnx")

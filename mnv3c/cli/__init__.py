@@ -18,6 +18,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "compile": "Compile a network to a stand-alone C library.",
     "verify": "Build a library, run it on emulated Arm, compare every bit with the reference.",
+    "quantize": "Quantise a network: accuracy beside float, a report, a file to compile later.",
     "eval": "Top-1, top-5 and agreement with float on labelled images.",
     "bench": "What a library costs on a core: instructions, cycles, memory, layer by layer.",
     "inspect": "Layers, shapes, MACs, parameters and memory map of a model or a library.",

@@ -88,7 +88,7 @@ def command(
     """
     output = Output(as_json)
     if (images is None) != (labels is None):
-        raise Mnv3cError("--images and --labels go together", "--labels" if images is None else "--images")
+        raise Mnv3cError("--images and --labels go together", "--images" if images is None else "--labels")
     if file is not None and not file.endswith(".mnv3q"):
         raise Mnv3cError(f"{file!r} does not end in .mnv3q, by which it will be recognised", "--output")
     for option, name in (("--output", file), ("--report", page), ("--export-onnx", onnx_file)):

@@ -22,6 +22,7 @@ from mnv3c.ir.graph import Graph, Node, Tensor
 
 _OPSET = 21  # the first with 16-bit QuantizeLinear
 _IR_VERSION = 10
+_EXACT = 1 << 24  # whole numbers up to here are exact in float32
 _TYPES = {
     "int8": TensorProto.INT8,
     "uint8": TensorProto.UINT8,
@@ -93,21 +94,19 @@ class _Writer:
         return self.constant(np.asarray(value, np.float64).reshape(1, -1, 1, 1), np.float64)
 
     def quantize(self, x: str, output: str, scale: Any, zero_point: Any, dtype: str) -> str:
-        return self._linear("QuantizeLinear", x, output, scale, zero_point, dtype, 1)
+        return self._linear("QuantizeLinear", x, output, scale, zero_point, dtype)
 
-    def dequantize(self, x: str, scale: Any, zero_point: Any, dtype: str, axis: int = 1) -> str:
-        return self._linear("DequantizeLinear", x, None, scale, zero_point, dtype, axis)
+    def dequantize(self, x: str, scale: Any, zero_point: Any, dtype: str) -> str:
+        return self._linear("DequantizeLinear", x, None, scale, zero_point, dtype)
 
-    def _linear(
-        self, kind: str, x: str, output: str | None, scale: Any, zero_point: Any, dtype: str, axis: int
-    ) -> str:
+    def _linear(self, kind: str, x: str, output: str | None, scale: Any, zero_point: Any, dtype: str) -> str:
         scales, zeros = np.broadcast_arrays(
             np.atleast_1d(np.asarray(scale, np.float64)), np.atleast_1d(np.asarray(zero_point, np.int64))
         )
         if np.ptp(scales) == 0 and np.ptp(zeros) == 0:
             scales, zeros = scales[0], zeros[0]
         inputs = [x, self.constant(scales), self.constant(zeros, np.dtype(dtype))]
-        return self.op(kind, inputs, output, **({"axis": axis} if np.ndim(scales) else {}))
+        return self.op(kind, inputs, output, **({"axis": 1} if np.ndim(scales) else {}))
 
     def read(self, name: str, zero_point: Any = 0) -> str:
         """A stored tensor's integers, less ``zero_point``, as float32."""
@@ -204,26 +203,51 @@ def _requantized(w: _Writer, node: Node, acc: str, bias: np.ndarray, r: q.Requan
 def _conv(w: _Writer, node: q.QConv) -> None:
     source = w.graph.tensor(node.inputs[0])
     zero = zero_point(source)
-    count, per_group = node.weight.shape[0], node.weight.shape[3]
+    per_group = node.weight.shape[3]
     zeros = np.broadcast_to(zero, source.shape[2]).reshape(node.groups, 1, per_group)
     sums = node.weight.sum(axis=(1, 2), dtype=np.int64).reshape(node.groups, -1, per_group)
     bias = node.bias + (sums * zeros).sum(axis=2).ravel()
-    reach = np.abs(node.weight).sum(axis=(1, 2, 3), dtype=np.int64).max(initial=0) * 255
-    if reach >= 1 << 24:
-        raise Mnv3cError("sums beyond 24 bits, which float32 does not hold exactly", f"node {node.name}")
-    kind = "int8" if node.weight.dtype == np.int8 else "int16"
-    weight = w.constant(node.weight.transpose(0, 3, 1, 2), np.dtype(kind))
+    parts = _parts(node)
+    if len(parts) == 1:
+        acc = _sums(w, node, w.read(node.inputs[0], zero), node.weight)
+    else:
+        axis, several = w.constant([1], np.int64), []
+        zeros = np.broadcast_to(zero, source.shape[2])
+        for part in parts:
+            ends = [w.constant([n], np.int64) for n in (part.start, part.stop)]
+            # The stored tensor is cut: onnxruntime's optimiser mistakes a cut behind DequantizeLinear.
+            x = w.dequantize(w.op("Slice", [node.inputs[0], *ends, axis]), 1.0, zeros[part], source.dtype)
+            several.append(w.op("Cast", [_sums(w, node, x, node.weight[..., part])], to=TensorProto.DOUBLE))
+        acc = w.op("Sum", several)
+    _requantized(w, node, acc, bias, node.requant)
+
+
+def _parts(node: q.QConv) -> list[slice]:
+    """Input channels in parts whose sums stay below 2**24, where float32 is exact."""
+    reach = int(np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0)) * 255
+    if reach < _EXACT:
+        return [slice(0, node.weight.shape[3])]
+    if node.groups > 1:
+        raise Mnv3cError("sums beyond 24 bits in a group, which float32 does not hold", f"node {node.name}")
+    taps = node.kernel[0] * node.kernel[1]
+    step = max(1, (_EXACT - 1) // (taps * 255 * int(np.abs(node.weight.astype(np.int64)).max())))
+    return [slice(i, min(i + step, node.weight.shape[3])) for i in range(0, node.weight.shape[3], step)]
+
+
+def _sums(w: _Writer, node: q.QConv, x: str, integers: np.ndarray) -> str:
+    """The convolution's exact sums, whole numbers in float32."""
+    kind = "int8" if integers.dtype == np.int8 else "int16"
+    weight = w.constant(integers.transpose(0, 3, 1, 2), np.dtype(kind))
     top, left, bottom, right = node.pad
-    acc = w.op(
+    return w.op(
         "Conv",
-        [w.read(node.inputs[0], zero), w.dequantize(weight, 1.0, np.zeros(count, np.int64), kind, axis=0)],
+        [x, w.dequantize(weight, 1.0, 0, kind)],
         kernel_shape=list(node.kernel),
         strides=list(node.stride),
         pads=[top, left, bottom, right],
         dilations=list(node.dilation),
         group=node.groups,
     )
-    _requantized(w, node, acc, bias, node.requant)
 
 
 def _hard_swish(w: _Writer, node: q.QHardSwish) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.ir.graph import Graph
+from mnv3c.ir.int_ops import QConv
 from mnv3c.quant import quantize
 from mnv3c.quant.export_onnx import save, to_onnx
 from mnv3c.reference import integer as reference
 from mnv3c.verification.inputs import real
 from tests.codegen.networks import classifier, doors
+from tests.graphs import Builder
 from tests.quant.networks import block_network, inputs
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -68,3 +71,15 @@ def test_what_the_quantiser_makes(input_dtype: str) -> None:
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(Mnv3cError, match="missing"):
         save(classifier(), tmp_path / "missing" / "net.onnx")
+
+
+def test_layers_too_wide_for_float32_are_summed_in_parts() -> None:
+    b = Builder(3)
+    graph = b.finish(b.conv(b.input(2, 2, 1200), 5, dtype="int16"))
+    node = graph.nodes[0]
+    assert isinstance(node, QConv)
+    rng = np.random.default_rng(0)
+    weight = rng.integers(90, 128, node.weight.shape).astype(np.int8)
+    graph = graph.replace(nodes=(replace(node, weight=weight),))
+    assert [n.op_type for n in to_onnx(graph).graph.node].count("Conv") > 1
+    assert compare(graph, 7) > 5

@@ -103,6 +103,9 @@ def compile(
         check_replaceable(Path(output))  # a minute of work later would be late to say so
     if path is not None:
         registry.load(path)
+        # The paths for Arm of one word size are of no use on the other; plain C is of use on both.
+        if path != "ref" and (path == "armv7") != (chosen.architecture == "armv7-a"):
+            raise Mnv3cError(f"target {chosen.name} has no path {path}", "--path")
     if name is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise Mnv3cError(f"{name!r} is not a C identifier that begins with a letter", "--name")
     tell = progress or (lambda step, done, total: None)

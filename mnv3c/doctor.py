@@ -63,6 +63,10 @@ def _examine() -> Iterator[Finding]:
         yield _package(name, exact, purpose)
     arm = [_compiler(c) for c in toolchain.candidates("aarch64")]
     yield Finding("C compiler for Arm", bool(arm), True, "; ".join(arm) or "none works", "verify")
+    arm32 = [_compiler(c) for c in toolchain.candidates("armv7")]
+    yield Finding(
+        "C compiler for 32-bit Arm", bool(arm32), False, "; ".join(arm32) or "none works", "path armv7"
+    )
     host = [_compiler(c) for c in toolchain.candidates("host")]
     yield Finding(
         "C compiler for this machine", bool(host), False, "; ".join(host) or "none works", "path ref here"
@@ -72,6 +76,14 @@ def _examine() -> Iterator[Finding]:
     needs = "path i8mm on emulated Arm"
     yield Finding(
         "qemu-aarch64", found is not None, False, _version(found) if found else "not installed", needs
+    )
+    found = qemu("armv7")
+    yield Finding(
+        "qemu-arm",
+        found is not None,
+        False,
+        _version(found) if found else "not installed",
+        "path armv7 on emulated Arm",
     )
     yield Finding("Arm machine", host_is_arm(), False, platform.machine(), "running without emulation")
     mca = shutil.which("llvm-mca")

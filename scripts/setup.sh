@@ -71,6 +71,7 @@ if [ "$purpose" = test ]; then
   need cmake cmake "CMake consumer"
   need make make "CMake consumer"
   need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu "gcc builds for Arm (zig is used)"
+  need arm-linux-gnueabihf-gcc gcc-arm-linux-gnueabihf "gcc builds for 32-bit Arm (zig is used)"
   need qemu-aarch64 qemu-user "i8mm on emulated Arm"
   if ! compgen -c llvm-mca | grep -qE '^llvm-mca(-(1[5-9]|[2-9][0-9]))?$'; then
     need llvm-mca-19 llvm-19 "estimated cycles"

@@ -17,6 +17,7 @@ from mnv3c.codegen.emit import PATH_IDS
 from mnv3c.errors import CheckFailed, Mnv3cError
 from mnv3c.ir import int_ops as q
 from mnv3c.ir import serialize
+from mnv3c.runners.base import is_32_bit
 from mnv3c.runners.library import Library
 from mnv3c.targets import Target
 from mnv3c.toolchain import Compiler, find
@@ -141,6 +142,8 @@ def measure(
     """
     core = choose_core(library, path, cpu)
     path = choose_path(library, path, core)
+    if is_32_bit(library, path):
+        raise Mnv3cError("instructions are counted and priced for 64-bit Arm alone", f"path {path}")
     compiler = find("aarch64", cc)
     flags = core.flags.get(compiler.kind, ())
     missing: list[str] = []

@@ -35,6 +35,7 @@ def count(
     caches: bool = True,
     l1: tuple[int, int] = (32 << 10, 4),
     l2: tuple[int, int] = (256 << 10, 8),
+    emulator: str = "qemu-aarch64",
 ) -> list[Segment]:
     """Run a program that marks segments and return them.
 
@@ -42,14 +43,15 @@ def count(
         cpu: for ``-cpu``.
         caches: simulate them; about twice the time.
         l1, l2: bytes and ways of the data caches, lines of 64 bytes.
+        emulator: ``qemu-arm`` for a 32-bit program.
 
     Raises:
         Mnv3cError: qemu or a compiler for the plugin is missing, or qemu cannot load it.
         CheckFailed: the program failed.
     """
-    qemu = shutil.which("qemu-aarch64")
+    qemu = shutil.which(emulator)
     if qemu is None:
-        raise Mnv3cError("not installed (Debian, Ubuntu: apt install qemu-user)", "qemu-aarch64")
+        raise Mnv3cError("not installed (Debian, Ubuntu: apt install qemu-user)", emulator)
     options = f"cache={int(caches)},l1={l1[0]},l1ways={l1[1]},l2={l2[0]},l2ways={l2[1]}"
     api = 1
     with tempfile.TemporaryDirectory(prefix="mnv3c-bench-") as folder:
@@ -62,7 +64,7 @@ def count(
                     argv, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False
                 )
             except subprocess.TimeoutExpired:
-                raise Mnv3cError(f"took more than {_TIMEOUT} s", "qemu-aarch64") from None
+                raise Mnv3cError(f"took more than {_TIMEOUT} s", emulator) from None
             wanted = re.search(r"requires API version.*?(\d+)\D*$", done.stderr.strip().replace("\n", " "))
             if not wanted or int(wanted[1]) == api:
                 break

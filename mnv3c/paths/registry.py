@@ -11,7 +11,7 @@ from mnv3c.codegen.program import Path
 from mnv3c.errors import Mnv3cError
 
 # In the order in which run-time choice prefers them.
-KNOWN = ("i8mm", "dotprod", "neon", "ref")
+KNOWN = ("i8mm", "dotprod", "neon", "armv7", "ref")
 
 
 def available() -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mnv3c.errors import Mnv3cError
-from mnv3c.runners.base import RunFault, Runner
+from mnv3c.runners.base import RunFault, Runner, is_32_bit
 from mnv3c.runners.library import Library, TensorInfo, open_library
 from mnv3c.toolchain.compiler import host_is_arm
 
@@ -25,7 +25,7 @@ def open_runner(
 
     Args:
         kind: ``native`` (an Arm machine), ``host`` (the ``ref`` path on any machine), ``unicorn``,
-            ``qemu``, or ``auto``: native on an Arm machine, qemu for ``i8mm``, else Unicorn.
+            ``qemu``, or ``auto``: native on an Arm machine, qemu for ``i8mm`` and 32-bit Arm, else Unicorn.
         core: the CPU to emulate, from ``targets/``.
         cc: C compiler to use.
         parallel: hand in a ``parallel_for``, which runs the shares of a layer in reverse order.
@@ -37,7 +37,11 @@ def open_runner(
         raise Mnv3cError(
             f"the library has no path {path!r} (it has {', '.join(library.paths)})", library.name
         )
-    if kind == "auto":
+    if is_32_bit(library, path):
+        if kind not in ("auto", "qemu", "host"):
+            raise Mnv3cError("32-bit Arm runs under qemu; use qemu", f"--runner {kind}")
+        kind = "qemu" if kind == "auto" else kind
+    elif kind == "auto":
         kind = "native" if host_is_arm() and core is None else "qemu" if path == "i8mm" else "unicorn"
     if kind == "native":
         if not host_is_arm():

@@ -1,4 +1,4 @@
-"""Running a library in a process of its own: under ``qemu-aarch64``, or directly on an Arm machine."""
+"""Running a library in a process of its own: under qemu, or directly on an Arm machine."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ _SIGNALS = {
 }
 
 
-def qemu() -> str | None:
-    """The user-mode emulator, if it is installed."""
-    return shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+_EMULATORS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}
+
+
+def qemu(arch: str = "aarch64") -> str | None:
+    """The user-mode emulator for ``aarch64`` or ``armv7``, if it is installed."""
+    return shutil.which(_EMULATORS[arch]) or shutil.which(f"{_EMULATORS[arch]}-static")
 
 
 class ProcessRunner:
@@ -48,7 +51,7 @@ class ProcessRunner:
         parallel: bool = False,
     ) -> None:
         """Args:
-        emulate: under ``qemu-aarch64``; else directly, which needs an Arm machine.
+        emulate: under ``qemu-aarch64`` or ``qemu-arm``; else directly, which needs an Arm machine.
         core: CPU to emulate, from ``targets/``.
         timeout: seconds a call of ``run`` or ``run_many`` may take.
         parallel: hand in a ``parallel_for``, which runs the shares of a layer in reverse order.
@@ -59,9 +62,11 @@ class ProcessRunner:
         cpu = cpu_for(library, path, core)
         self._prefix: list[str] = []
         if emulate:
-            emulator = qemu()
+            emulator = qemu(cpu.arch)
             if emulator is None:
-                raise Mnv3cError("qemu-aarch64 is not installed (Debian: qemu-user)", f"path {path}")
+                raise Mnv3cError(
+                    f"{_EMULATORS[cpu.arch]} is not installed (Debian: qemu-user)", f"path {path}"
+                )
             self._prefix = [emulator, "-cpu", cpu.qemu]
         self.where = f"{cpu.core} (qemu, {cpu.qemu})" if emulate else "this machine"
         self._timeout = timeout
@@ -69,7 +74,7 @@ class ProcessRunner:
         self._best = ""
         self._runs = 0
         self._folder = tempfile.TemporaryDirectory(prefix="mnv3c-")
-        compiler = toolchain.find("aarch64", cc)
+        compiler = toolchain.find(cpu.arch, cc)
         names = (f"-DRUN={library.name}_run", f"-DBEST_PATH={library.name}_best_path")
         self._program = toolchain.build_executable(
             compiler,

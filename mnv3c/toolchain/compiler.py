@@ -1,4 +1,4 @@
-"""Finding a C compiler for 64-bit Arm or for this machine."""
+"""Finding a C compiler for 64-bit Arm, 32-bit Arm or this machine."""
 
 from __future__ import annotations
 
@@ -18,8 +18,26 @@ from pathlib import Path
 from mnv3c.errors import Mnv3cError
 
 ARM = "aarch64"
+ARMV7 = "armv7"
 HOST = "host"
 _TIMEOUT = 120  # seconds; zig builds its C library in the first run
+# Architecture to what Clang and zig call it.
+_TRIPLES = {
+    ARM: ("aarch64-linux-gnu", "aarch64-linux-musl"),
+    ARMV7: ("armv7a-linux-gnueabihf", "arm-linux-musleabihf"),
+}
+# Architecture to names of GCC for it.
+_CROSS = {
+    ARM: ("aarch64-linux-gnu-gcc", "aarch64-none-linux-gnu-gcc", "aarch64-linux-musl-gcc"),
+    ARMV7: ("arm-linux-gnueabihf-gcc", "arm-none-linux-gnueabihf-gcc", "arm-linux-musleabihf-gcc"),
+}
+_ADVICE = {
+    ARM: "no C compiler found; install gcc-aarch64-linux-gnu, clang with its cross libraries, the Android NDK"
+    " (and set ANDROID_NDK_HOME), or `pip install ziglang`",
+    ARMV7: "no C compiler for 32-bit Arm found; install gcc-arm-linux-gnueabihf, clang with its cross"
+    " libraries, or `pip install ziglang`",
+    HOST: "no C compiler for this machine found; install gcc or clang, or `pip install ziglang`",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,7 @@ class Compiler:
         version: as it reports it, one line.
         kind: ``gcc``, ``clang`` or ``zig``: the key of a target's flags.
         argv: the command, with what selects the target.
-        arch: ``aarch64`` or ``host``.
+        arch: ``aarch64``, ``armv7`` or ``host``.
         origin: why this one: ``--cc``, ``$MNV3C_CC``, ``PATH``, ``Android NDK``, ``ziglang package``.
     """
 
@@ -45,7 +63,7 @@ class Compiler:
     @property
     def static_flags(self) -> tuple[str, ...]:
         """What links programs that an emulator can run without a system around them."""
-        return ("-static",) if self.arch == ARM and platform.system() == "Linux" else ()
+        return ("-static",) if self.arch in _TRIPLES and platform.system() == "Linux" else ()
 
     def environment(self) -> dict[str, str]:
         """The process environment, with zig's caches in the user's cache folder."""
@@ -62,7 +80,7 @@ def host_is_arm() -> bool:
 
 
 def find(arch: str = ARM, cc: str | None = None) -> Compiler:
-    """The compiler to use for ``arch`` (``aarch64`` or ``host``).
+    """The compiler to use for ``arch`` (``aarch64``, ``armv7`` or ``host``).
 
     Args:
         cc: a command line, which must then work; else ``$MNV3C_CC`` (for ``aarch64``), else the
@@ -78,13 +96,7 @@ def find(arch: str = ARM, cc: str | None = None) -> Compiler:
         return _asked(chosen, arch, origin)
     for compiler in candidates(arch):
         return compiler
-    raise Mnv3cError(
-        "no C compiler found; install gcc-aarch64-linux-gnu, clang with its cross libraries, the Android NDK"
-        " (and set ANDROID_NDK_HOME), or `pip install ziglang`"
-        if arch == ARM
-        else "no C compiler for this machine found; install gcc or clang, or `pip install ziglang`",
-        f"compiler for {arch}",
-    )
+    raise Mnv3cError(_ADVICE[arch], f"compiler for {arch}")
 
 
 def candidates(arch: str = ARM) -> Iterator[Compiler]:
@@ -103,11 +115,12 @@ def _known(arch: str) -> Iterator[_Entry]:
     if arch == HOST or (arch == ARM and host_is_arm()):
         yield from _on_path(("gcc", "clang", "cc"))
     else:
-        yield from _on_path(("aarch64-linux-gnu-gcc", "aarch64-none-linux-gnu-gcc", "aarch64-linux-musl-gcc"))
+        yield from _on_path(_CROSS[arch])
         clang = shutil.which("clang")
         if clang:
-            yield "clang", [clang, "--target=aarch64-linux-gnu"], "clang", "PATH"
-        yield from _ndk()
+            yield "clang", [clang, f"--target={_TRIPLES[arch][0]}"], "clang", "PATH"
+        if arch == ARM:
+            yield from _ndk()
     if importlib.util.find_spec("ziglang") is not None:
         argv = [sys.executable, "-m", "ziglang", "cc"]
         yield "zig cc", argv + _zig_target(arch), "zig", "ziglang package"
@@ -121,7 +134,7 @@ def _on_path(names: tuple[str, ...]) -> Iterator[_Entry]:
 
 
 def _zig_target(arch: str) -> list[str]:
-    return ["-target", "aarch64-linux-musl"] if arch == ARM else []
+    return ["-target", _TRIPLES[arch][1]] if arch in _TRIPLES else []
 
 
 def _ndk() -> Iterator[_Entry]:
@@ -151,8 +164,8 @@ def _asked(command: str, arch: str, origin: str) -> Compiler:
     targeted = any(a.startswith(("-target", "--target")) for a in argv)
     if is_zig and not targeted:
         argv += _zig_target(arch)
-    elif kind == "clang" and arch == ARM and not targeted and not _makes_arm(tuple(argv)):
-        argv.append("--target=aarch64-linux-gnu")
+    elif kind == "clang" and arch in _TRIPLES and not targeted and not _makes_arm(tuple(argv), arch):
+        argv.append(f"--target={_TRIPLES[arch][0]}")
     return _try(Path(argv[0]).name if not is_zig else "zig cc", tuple(argv), kind, arch, origin)
 
 
@@ -161,8 +174,9 @@ def _kind(argv: tuple[str, ...], origin: str) -> str:
     return "clang" if "clang" in text else "gcc"
 
 
-def _makes_arm(argv: tuple[str, ...]) -> bool:
-    return _output((*argv, "-dumpmachine"), "compiler").startswith(("aarch64", "arm64"))
+def _makes_arm(argv: tuple[str, ...], arch: str) -> bool:
+    names = ("aarch64", "arm64") if arch == ARM else ("arm-", "armv7")
+    return _output((*argv, "-dumpmachine"), "compiler").startswith(names)
 
 
 def _output(argv: tuple[str, ...], place: str) -> str:
@@ -183,6 +197,11 @@ _TRIAL = """
 #endif
 #include <arm_neon.h>
 #endif
+#ifdef WANT_ARMV7
+#if !defined(__arm__)
+#error not a compiler for 32-bit Arm
+#endif
+#endif
 int main(void) { return 0; }
 """
 
@@ -195,7 +214,7 @@ def _try(name: str, argv: tuple[str, ...], kind: str, arch: str, origin: str) ->
     with tempfile.TemporaryDirectory(prefix="mnv3c-") as folder:
         source = Path(folder, "trial.c")
         source.write_text(_TRIAL)
-        flags = ["-DWANT_ARM", *compiler.static_flags] if arch == ARM else []
+        flags = [f"-DWANT_{'ARM' if arch == ARM else arch.upper()}", *compiler.static_flags]
         run(compiler, [*flags, str(source), "-o", str(Path(folder, "trial"))], "trial build")
     return compiler
 

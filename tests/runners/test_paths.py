@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv3c import toolchain
+from mnv3c import targets, toolchain
 from mnv3c.codegen.library import build_library
 from mnv3c.codegen.write import write_folder
-from mnv3c.paths import registry
 from mnv3c.reference import integer
 from mnv3c.runners import RunFault, open_library
 from mnv3c.runners.emulated import UnicornRunner
 from mnv3c.runners.process import ProcessRunner, qemu
 from tests.codegen.networks import classifier
 
-PATHS = registry.available()
+PATHS = targets.get("arm64").paths
 NEEDS = {"dotprod": "cortex-a76", "neon": "cortex-a53", "i8mm": "cortex-a510"}
 needs_qemu = pytest.mark.skipif(qemu() is None, reason="qemu-aarch64 is not installed")
 

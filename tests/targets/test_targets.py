@@ -25,7 +25,7 @@ def test_paths_follow_from_features(target: targets.Target) -> None:
     if not target.run_time_choice:
         assert ("dotprod" in target.paths) == ("dotprod" in target.features)
         assert ("i8mm" in target.paths) == ("i8mm" in target.features)
-    order = ["i8mm", "dotprod", "neon", "ref"]
+    order = ["i8mm", "dotprod", "neon", "armv7", "ref"]
     assert list(target.paths) == [p for p in order if p in target.paths]
     assert set(target.flags) == {"gcc", "clang", "zig"}
     assert (target.core is not None) == (target.kind == "core")

@@ -10,7 +10,7 @@ import click
 from mnv3c.cli.output import Output, json_option, plain, size
 
 if TYPE_CHECKING:
-    from mnv3c.verification import Report
+    from mnv3c.verification import FloatError, Report
 
 
 @click.command()
@@ -63,7 +63,11 @@ def _tell(output: Output, report: Report) -> None:
         output.text(f"[bold red]files:[/] {plain(name)}")
     for e in report.errors:
         output.text(
-            f"against the float network, {e.inputs} {e.source} inputs, output {plain(e.output)}:"
+            f"against the float network, {_inputs(e)}, output {plain(e.output)}:"
             f" cosine {e.cosine:.5f}, SQNR {e.sqnr_db:.1f} dB, top-1 agreement {e.top1_agreement:.1%}"
         )
     output.text("[bold green]ok[/]" if report.ok else "[bold red]failed[/]")
+
+
+def _inputs(e: FloatError) -> str:
+    return f"{e.inputs} images" if e.source == "images" else f"{e.inputs} random inputs"

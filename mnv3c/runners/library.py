@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from mnv3c.codegen.write import MANIFEST
 from mnv3c.errors import Mnv3cError
 from mnv3c.ir.graph import DTYPE_BYTES, Shape
 
-MANIFEST = "manifest.json"
 _MOST_BYTES = 1 << 31
 
 

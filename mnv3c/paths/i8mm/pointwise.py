@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import replace
 
 from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
 from mnv3c.paths.dotprod.epilogue import Epilogue
-from mnv3c.paths.dotprod.pointwise import PointwiseKernel, pack_pairs
+from mnv3c.paths.dotprod.pointwise import PairedKernel
 
 # Up to this many groups of 8 input channels the innermost loop is unrolled as a whole.
 _STRAIGHT = 10
 _UNROLL = (6, 5, 4)
-
-
-@dataclass(frozen=True)
-class MatrixKernel(PointwiseKernel):
-    """A kernel whose weights are packed for SMMLA."""
-
-    def pack(self, weight: np.ndarray) -> np.ndarray:
-        """See ``pack_pairs``: an operand is 2 outputs by 8 inputs."""
-        return pack_pairs(weight, self.quads)
 
 
 def matrix_kernel(
@@ -34,7 +23,7 @@ def matrix_kernel(
     e: Epilogue,
     edge_pixels: int = 0,
     plain: Collection[str] = (),
-) -> MatrixKernel:
+) -> PairedKernel:
     """Like ``dotprod.pointwise.pointwise_kernel``, which see for the arguments.
 
     What has an even number of quads and is not ``plain`` is in matrix operands.
@@ -81,7 +70,7 @@ def matrix_kernel(
         edge_pixels=edge_pixels,
         edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
     )
-    return MatrixKernel(Kernel(name, source), quads, unroll, depth, steps, 32 * (octets + half))
+    return PairedKernel(Kernel(name, source), quads, unroll, depth, steps, 32 * (octets + half))
 
 
 def octets_kernel(pairs: int) -> tuple[Kernel, int]:

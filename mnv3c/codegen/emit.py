@@ -186,6 +186,8 @@ def _emit_path(
                 "body": body,
                 "parts": stage.parts,
                 "uses_state": any("state->" in d for d in declarations) or "state->" in body,
+                "whole": stage.whole,
+                "uses_end": re.search(r"\bshare_end\b", body) is not None,
                 "uses_part": re.search(r"\bpart\b", body) is not None,
             }
         )

@@ -7,6 +7,7 @@ arena, and the emitter writes ``<name>_<path>.c``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,10 +69,15 @@ class Stage:
         title: one line for people: what it computes and its shapes.
         nodes: names of the integer graph's nodes that it computes.
         reads, writes: names of regions. Any region live across stages must be listed.
-        scratch: regions that live during this stage alone.
+        scratch: regions that live during this stage alone. Shares run at the same time: what a share
+            writes must be its own, so scratch has room for ``parts`` of them, found by ``part`` or
+            ``share_begin``.
         in_place: pairs ``(read, write)`` that may share an address if the read region dies here.
         body: C statements. In scope: ``R_<region>`` for every region above, every constant,
-            ``part`` (``int32_t``, this worker's share, ``0 <= part < parts``), and libc's memcpy/memset.
+            and libc's memcpy/memset. Which shares to compute is in scope in one of two forms (use one):
+            ``part`` (``int32_t``, ``0 <= part < parts``), or ``share_begin`` and ``share_end``
+            (``0 <= share_begin < share_end <= parts``), for work that costs less in one go: without
+            ``parallel_for`` such a stage is called once for all its shares, else once a share.
         kernels: functions that the body calls.
         constants: arrays that body or kernels name.
         parts: into how many independent shares the work is split; the results are the same however
@@ -89,6 +95,11 @@ class Stage:
     kernels: tuple[Kernel, ...] = ()
     constants: tuple[Constant, ...] = ()
     parts: int = 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether one call computes all shares where nobody splits the work."""
+        return re.search(r"\bshare_begin\b", self.body) is not None
 
 
 @dataclass(frozen=True, eq=False)

@@ -175,7 +175,7 @@ def _finish(
     zero_point: np.ndarray | float = 0.0,
     clamp: tuple[int, int] = (-128, 127),
 ) -> q.QConv:
-    weights, bias = fit_weights(state, conv, np.asarray(scale) * finest)
+    weights, bias = fit_weights(state, conv, scale, finest)
     x = state.affine[conv.inputs[0]]
     return make_conv(conv, output, weights, bias, x, scale, zero_point, *clamp)
 

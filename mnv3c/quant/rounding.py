@@ -14,18 +14,28 @@ import numpy as np
 from mnv3c.ir import float_ops as f
 from mnv3c.quant import batched
 from mnv3c.quant.state import State
-from mnv3c.quant.weights import WEIGHT_MAX, Weights, accumulator_unit, fold_input_scale, round_weights
+from mnv3c.quant.weights import (
+    WEIGHT_MAX,
+    Weights,
+    accumulator_unit,
+    fold_input_scale,
+    round_weights,
+    snap_unit,
+)
 
 _ROWS = 1 << 13
 _PATCH_ELEMENTS = 1 << 23
 _BLOCK = 32  # taps between two products of matrices; the result does not depend on it but for rounding
 
 
-def fit_weights(state: State, conv: f.Conv2d, smallest: np.ndarray | float) -> tuple[Weights, np.ndarray]:
+def fit_weights(
+    state: State, conv: f.Conv2d, scale: np.ndarray | float, finest: float
+) -> tuple[Weights, np.ndarray]:
     """Round the weights of a convolution and correct its bias.
 
     Args:
-        smallest: lower bound of the accumulators' units, one value or one an output channel.
+        scale: of the output, one value or one an output channel.
+        finest: least share of it that the accumulators' units are worth.
 
     Returns:
         The weights, and the real bias, float64 ``[out]``.
@@ -35,12 +45,12 @@ def fit_weights(state: State, conv: f.Conv2d, smallest: np.ndarray | float) -> t
     target = state.exact.get(conv.output)
     as_given = state.options.rounding == "nearest" and not state.options.bias_correction
     if target is None or as_given:  # without a target it was made up by the quantiser: exact as it is
-        return _nearest(conv, folded, smallest), bias
+        return _nearest(conv, folded, scale, finest), bias
     x, y = _rows(state, conv, target)
     if state.options.rounding == "reconstruct":
-        weights = _reconstruct(conv, folded, smallest, x, y, state.options.ridge)
+        weights = _reconstruct(conv, folded, scale, finest, x, y, state.options.ridge)
     else:
-        weights = _nearest(conv, folded, smallest)
+        weights = _nearest(conv, folded, scale, finest)
     if state.options.bias_correction:
         groups = conv.groups
         rounded = weights.values.reshape(groups, -1, x.shape[2]).astype(np.float64)
@@ -49,15 +59,20 @@ def fit_weights(state: State, conv: f.Conv2d, smallest: np.ndarray | float) -> t
     return weights, bias
 
 
-def _nearest(conv: f.Conv2d, folded: np.ndarray, smallest: np.ndarray | float) -> Weights:
-    unit = accumulator_unit(conv, folded, smallest)
+def _nearest(conv: f.Conv2d, folded: np.ndarray, scale: np.ndarray | float, finest: float) -> Weights:
+    unit = _unit(conv, folded, scale, finest)
     return Weights(round_weights(folded, unit), unit)
+
+
+def _unit(conv: f.Conv2d, folded: np.ndarray, scale: np.ndarray | float, finest: float) -> np.ndarray:
+    return snap_unit(accumulator_unit(conv, folded, np.asarray(scale) * finest), scale)
 
 
 def _reconstruct(
     conv: f.Conv2d,
     folded: np.ndarray,
-    smallest: np.ndarray | float,
+    scale: np.ndarray | float,
+    finest: float,
     x: np.ndarray,
     y: np.ndarray,
     strength: float,
@@ -77,7 +92,7 @@ def _reconstruct(
     weight = folded.reshape(groups, out // groups, taps).transpose(0, 2, 1)
     wanted = np.linalg.solve(moment, cross + ridge * weight).transpose(0, 2, 1)
     wanted = wanted.reshape(folded.shape)
-    unit = accumulator_unit(conv, wanted, smallest)
+    unit = _unit(conv, wanted, scale, finest)
     scaled = (wanted / unit[:, None, None, None]).reshape(groups, out // groups, taps)
     rounded = compensated_rounding(scaled, moment)
     return Weights(rounded.reshape(folded.shape).astype(np.int8), unit)

@@ -14,6 +14,10 @@ from mnv3c.reference.arithmetic import quantize_multiplier
 
 WEIGHT_MAX = 127
 _BIAS_MAX = 2.0**26
+# Requantisation multipliers are these times one power of two for a layer, so that code can store 16 bits.
+_MULTIPLIER_MAX = 32767
+# Fewer than six bits would make a channel's weights noticeably coarser than they need be.
+_MULTIPLIER_MIN = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,26 @@ def accumulator_unit(node: f.Conv2d, folded: np.ndarray, smallest: np.ndarray | 
             [peak, np.abs(node.bias.astype(np.float64)) / _BIAS_MAX, np.broadcast_to(smallest, peak.shape)]
         )
     )
+
+
+def snap_unit(unit: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
+    """Accumulator units, a little coarser, for which every multiplier is a whole number in 16 bits.
+
+    The multipliers ``unit / scale`` of a layer become whole numbers in [32, 32767] times one power of two.
+    Rounded before the weights are, this loses next to nothing: the weights of a channel whose multiplier
+    is a thousandth of the layer's greatest are rounded to a grid up to 3 % coarser. A smaller multiplier
+    still is raised: such a channel's accumulator is hundreds of times finer than its output.
+
+    Args:
+        unit: float64 ``[out]``. scale: of the output.
+    """
+    ratio = unit / scale
+    exponent = int(np.frexp(ratio.max())[1]) - 15
+    if np.ceil(np.ldexp(ratio.max(), -exponent)) > _MULTIPLIER_MAX:
+        exponent += 1
+    exponent = max(exponent, -31)  # a whole number over 2**31 it has to be as well
+    whole = np.clip(np.ceil(np.ldexp(ratio, -exponent)), _MULTIPLIER_MIN, _MULTIPLIER_MAX)
+    return np.ldexp(whole, exponent) * scale
 
 
 def round_weights(folded: np.ndarray, unit: np.ndarray) -> np.ndarray:

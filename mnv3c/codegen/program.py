@@ -8,12 +8,17 @@ arena, and the emitter writes ``<name>_<path>.c``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from mnv3c.ir.graph import Graph
+
+
+# Values of knobs by name (``schedules/`` lists them). A knob that is left out keeps the path's own rule.
+Schedule = Mapping[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Stage:
         constants: arrays that body or kernels name.
         parts: into how many independent shares the work is split; the results are the same however
             many workers run them, in any order.
+        schedule: node to the values of the knobs that shaped this stage, those at their default too.
     """
 
     name: str
@@ -95,6 +101,7 @@ class Stage:
     kernels: tuple[Kernel, ...] = ()
     constants: tuple[Constant, ...] = ()
     parts: int = 1
+    schedule: Mapping[str, Schedule] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -133,10 +140,12 @@ class Options:
     Attributes:
         tuning: a core's name from ``targets/`` (``cortex-a76``), or ``generic``.
         memory: ``small`` prefers a small arena, ``fast`` prefers few instructions.
+        schedules: node to the schedule that it shall have; values are legal (``mnv3c.tuning.space``).
     """
 
     tuning: str = "generic"
     memory: str = "fast"
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
 
 
 class Path(Protocol):

@@ -21,10 +21,11 @@ from mnv3c.codegen.program import Constant, Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
+from mnv3c.paths.common.knobs import Knob
 from mnv3c.paths.dotprod.builder import DENSE, Builder, Form, constants, shape_text, template_kernel
 from mnv3c.paths.dotprod.depthwise import depthwise_kernel, pack_depthwise
 from mnv3c.paths.dotprod.epilogue import Epilogue, layer_record, plan_epilogue, quad_records
-from mnv3c.paths.dotprod.layout import TILE, best_block, grid, quads
+from mnv3c.paths.dotprod.layout import TILE, grid, quads
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 from mnv3c.paths.dotprod.stages import conv_matrix, is_vector, simple_result
 from mnv3c.paths.dotprod.windows import Block, WindowPlan, compatible, plan_lookup, plan_window
@@ -79,7 +80,7 @@ def can_depthwise(builder: Builder, node: q.FusedConv) -> bool:
 def projection_of(builder: Builder, node: q.FusedConv) -> q.FusedConv | None:
     """The 1x1 convolution that should be computed together with the depthwise ``node``."""
     y = builder.graph.tensor(node.outputs[0])
-    if node.channel_sum is not None or y.bytes < _FUSE_FROM:
+    if node.channel_sum is not None:
         return None
     reader = sole_reader(builder, y.name)
     if reader is None or not reader.conv.pointwise or reader.inputs[0] != y.name:
@@ -88,13 +89,14 @@ def projection_of(builder: Builder, node: q.FusedConv) -> q.FusedConv | None:
         return None
     if reader.residual is not None and not builder.known(reader.inputs[1]):
         return None
-    return reader
+    wanted = builder.knob(node.name, "project", "inside" if y.bytes >= _FUSE_FROM else "apart")
+    return reader if wanted == "inside" else None
 
 
 def blocks_for(builder: Builder, node: q.FusedConv) -> tuple[Block, Block]:
     """Block shapes of a depthwise convolution's input and output."""
-    block_in = best_block(builder.graph.tensor(node.inputs[0]).shape)
-    block_out = best_block(builder.graph.tensor(node.outputs[0]).shape)
+    block_in = builder.block(node.name, "block_in", builder.graph.tensor(node.inputs[0]).shape)
+    block_out = builder.block(node.name, "block_out", builder.graph.tensor(node.outputs[0]).shape)
     return (block_in if compatible(node.conv.stride, block_in, block_out) else block_out), block_out
 
 
@@ -126,7 +128,13 @@ class _Window:
 
 
 def _plan_bands(
-    plan: WindowPlan, columns_in: int, rows_out: int, columns_out: int, quads_held: int, middle: bool
+    plan: WindowPlan,
+    columns_in: int,
+    rows_out: int,
+    columns_out: int,
+    quads_held: int,
+    middle: bool,
+    knob: Knob,
 ) -> _Window:
     """The highest bands whose window (and depthwise result, for ``middle``) stay in L1."""
     pitch = max((columns_out - 1) * plan.step[1] + plan.span[1], columns_in - plan.origin[1])
@@ -141,7 +149,7 @@ def _plan_bands(
     limit = _FUSED_BYTES if middle else _WINDOW_BYTES
     most = max((b for b in range(1, rows_out + 1) if bytes_of(b) <= limit), default=1)
     bands = -(-rows_out // most)
-    band = -(-rows_out // bands)
+    band = min(knob("band_rows", -(-rows_out // bands)), rows_out)
     return _Window(
         rows=rows_of(band),
         pitch=pitch,
@@ -248,16 +256,17 @@ def lower_depthwise(
     rows_out, columns_out = grid(middle.shape, block_out)
 
     expand_fields = None
-    group = min(_GROUP, count)
+    group = min(builder.knob(node.name, "group", _GROUP), count)
     if expand is not None:
         e = plan_epilogue(expand)
-        kernel = builder.pointwise(x_quads, count, columns_in, "pixel", e)
+        kernel = builder.pointwise(x_quads, count, columns_in, "pixel", e, knob=builder.knobs(expand.name))
         group = -(-group // kernel.quads) * kernel.quads
         expand_fields = _pointwise_fields(parts, expand, kernel, e)
     else:
         parts.kernels.append(template_kernel("transpose"))
     held = count if project else group
-    window = _plan_bands(plan, columns_in, rows_out, columns_out, held, project is not None)
+    knob = builder.knobs(node.name)
+    window = _plan_bands(plan, columns_in, rows_out, columns_out, held, project is not None, knob)
     window_region = builder.scratch(f"{label}_window", held * window.plane, align=64)
     parts.scratch.append(window_region)
     border = _border(parts, label, conv, inner, block_in, window)
@@ -266,7 +275,7 @@ def lower_depthwise(
 
     fuse_sum = _sums_in_kernel(builder, node, block_out)
     e = plan_epilogue(node, want_sum=fuse_sum)
-    made = depthwise_kernel(conv, plan, block_in, block_out, e, middle.shape[1])
+    made = depthwise_kernel(conv, plan, block_in, block_out, e, middle.shape[1], knob)
     assert made is not None
     parts.kernels.append(made.kernel)
     _convolution(parts, node, e, pack_depthwise(conv))
@@ -294,7 +303,9 @@ def lower_depthwise(
             parts.kernels.append(regroup)
         else:
             plain.append("in")
-        kernel = builder.pointwise(count, y_quads, columns_out, "channel", pe, plain=plain)
+        kernel = builder.pointwise(
+            count, y_quads, columns_out, "channel", pe, plain=plain, knob=builder.knobs(project.name)
+        )
         project_fields = _pointwise_fields(parts, project, kernel, pe)
         project_fields["groups"] = y_quads // kernel.quads
         project_fields["regroup"] = f"{regroup.name}(middle, middle, rows * {turns});" if regroup else None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mnv3c.codegen.program import Constant, Kernel, Program, Region, Stage
+from mnv3c.codegen.program import Constant, Kernel, Program, Region, Schedule, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
-from mnv3c.ir.graph import Graph, Node, Tensor
+from mnv3c.ir.graph import Graph, Node, Shape, Tensor
+from mnv3c.paths.common.knobs import K, Knob
 from mnv3c.paths.common.regions import external, region_names
-from mnv3c.paths.dotprod.layout import TILE, quads, tiled_bytes
+from mnv3c.paths.dotprod.layout import BLOCKS, TILE, best_block, block_name, quads, tiled_bytes
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 from mnv3c.paths.dotprod.windows import Block
 from mnv3c.paths.ref.stages import lower_node
@@ -64,7 +66,9 @@ def shape_text(tensor: Tensor) -> str:
 class Builder:
     """The program under construction."""
 
-    def __init__(self, graph: Graph, instructions: Instructions) -> None:
+    def __init__(
+        self, graph: Graph, instructions: Instructions, schedules: Mapping[str, Schedule] | None = None
+    ) -> None:
         self.graph = graph
         self.instructions = instructions
         self.pointwise = instructions.pointwise
@@ -74,6 +78,8 @@ class Builder:
         self._taken = set(self._names.values())
         self._stages: list[Stage] = []
         self._notes: list[str] = []
+        self._schedules = schedules or {}
+        self._used: dict[str, dict[str, int | str]] = {}
         for tensor in graph.inputs:
             self._forms[tensor, DENSE] = self._region(tensor, DENSE)
 
@@ -186,8 +192,23 @@ class Builder:
         producer = self.graph.producer(tensor)
         return (producer or self.graph.consumers(tensor)[0]).name
 
+    def knob(self, node: str, name: str, default: K) -> K:
+        """The value that the schedule of ``node`` gives a knob, else ``default``; noted in the stage."""
+        value = self._schedules.get(node, {}).get(name, default)
+        self._used.setdefault(node, {})[name] = value
+        return value  # type: ignore[return-value]
+
+    def knobs(self, node: str) -> Knob:
+        """``knob`` of one node."""
+        return functools.partial(self.knob, node)
+
+    def block(self, node: str, name: str, shape: Shape) -> Block:
+        """The block shape that the knob ``name`` of ``node`` says, else the best one for ``shape``."""
+        return BLOCKS[self.knob(node, name, block_name(best_block(shape)))]
+
     def add(self, stage: Stage) -> None:
-        self._stages.append(stage)
+        used = {n: self._used[n] for n in stage.nodes if n in self._used}
+        self._stages.append(replace(stage, schedule=used))
 
     def note(self, text: str) -> None:
         self._notes.append(text)

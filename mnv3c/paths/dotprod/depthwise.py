@@ -10,6 +10,7 @@ import numpy as np
 from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
 from mnv3c.ir.int_ops import QConv
+from mnv3c.paths.common.knobs import Knob, by_rule
 from mnv3c.paths.dotprod.epilogue import Epilogue
 from mnv3c.paths.dotprod.windows import Block, WindowPlan, plan_lookup
 
@@ -114,18 +115,29 @@ class DepthwiseKernel:
 
 
 def depthwise_kernel(
-    conv: QConv, plan: WindowPlan, block_in: Block, block_out: Block, e: Epilogue, width: int
+    conv: QConv,
+    plan: WindowPlan,
+    block_in: Block,
+    block_out: Block,
+    e: Epilogue,
+    width: int,
+    knob: Knob = by_rule,
 ) -> DepthwiseKernel | None:
-    """The kernel for rows of ``width`` output pixels; ``None`` if the window is too wide for it."""
+    """The kernel for rows of ``width`` output pixels; ``None`` if the window is too wide for it.
+
+    Args:
+        knob: see ``schedules/block.py``.
+    """
     lookup = plan_lookup(plan, conv.kernel[1])
     if lookup is None:
         return None
     free = _REGISTERS - 8 - _constants(e)
-    resident = len(plan.vectors) <= free + _ALMOST
+    fits = len(plan.vectors) <= free + _ALMOST
+    resident = knob("weights", "registers" if fits else "memory") == "registers"
     held = min(free, len(plan.vectors)) if resident else 0
     columns = -(-width // block_out[1])
     edge_pixels = width % 4 if block_out == (1, 4) else 0
-    blocks = _blocks_at_once(plan, resident, columns)
+    blocks = min(knob("blocks", _blocks_at_once(plan, resident, columns)), columns)
     steps, tail = divmod(columns, blocks)
     if edge_pixels and tail == 0:
         steps, tail = steps - 1, blocks
@@ -133,7 +145,10 @@ def depthwise_kernel(
         f"{conv.kernel[0]}x{conv.kernel[1]}_s{conv.stride[0]}{conv.stride[1]}_d{conv.dilation[0]}{conv.dilation[1]}"
         f"_p{conv.pad[0]}{conv.pad[1]}_{block_in[0]}x{block_in[1]}_{block_out[0]}x{block_out[1]}"
     )
-    name = f"depthwise_{label}_{blocks if steps else 0}_{tail}e{edge_pixels}_{e.label}_dotprod"
+    start = knob("start", "table")
+    variant = "_memory" * (fits and not resident) + "_held" * (resident and not fits)
+    variant += "_direct" * (start == "registers")
+    name = f"depthwise_{label}_{blocks if steps else 0}_{tail}e{edge_pixels}_{e.label}{variant}_dotprod"
     groups = []
     if steps:
         groups.append(_block_group(plan, blocks, held, 0))
@@ -150,7 +165,7 @@ def depthwise_kernel(
         offsets=sorted({lookup.vectors[v][0] for v in used}),
         used_indices=sorted({lookup.vectors[v][1] for v in used}),
         held=held,
-        start=max(len(g.accumulators) for g in groups),
+        start=max(len(g.accumulators) for g in groups) if start == "table" else 0,
         main=groups[0] if steps else None,
         tail=groups[-1] if tail else None,
         blocks=blocks,

@@ -7,12 +7,15 @@ Windows for depthwise convolutions, which live inside one stage, are *pixel-mino
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mnv3c.ir.graph import Shape
 from mnv3c.paths.dotprod.windows import Block
 
 SQUARE: Block = (2, 2)
 ROW: Block = (1, 4)
 TILE = 16
+BLOCKS: Mapping[str, Block] = {"2x2": SQUARE, "1x4": ROW}
 # From this width on, rows are preferred where neither shape wastes a pixel: row buffers are half as high.
 _WIDE = 56
 
@@ -29,6 +32,11 @@ def quads(channels: int) -> int:
 def tiled_bytes(shape: Shape, block: Block) -> int:
     rows, columns = grid(shape, block)
     return rows * columns * quads(shape[2]) * TILE
+
+
+def block_name(block: Block) -> str:
+    """A key of ``BLOCKS``."""
+    return f"{block[0]}x{block[1]}"
 
 
 def best_block(shape: Shape) -> Block:

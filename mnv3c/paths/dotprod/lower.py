@@ -14,7 +14,7 @@ from mnv3c.paths.dotprod.stem import can_stem, lower_stem
 
 def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> Program:
     """Stages in the order of the nodes; an expansion waits for the depthwise convolution that reads it."""
-    builder = Builder(graph, instructions)
+    builder = Builder(graph, instructions, options.schedules)
     waiting: dict[str, q.FusedConv] = {}
     flips: dict[str, q.FlipSign] = {}
     done: set[str] = set()

@@ -9,6 +9,7 @@ import numpy as np
 
 from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
+from mnv3c.paths.common.knobs import Knob, by_rule, tile_name, tile_sizes
 from mnv3c.paths.dotprod.epilogue import Epilogue
 
 # Up to this many input quads the innermost loop is unrolled as a whole.
@@ -67,6 +68,7 @@ def pointwise_kernel(
     edge_pixels: int = 0,
     plain: Collection[str] = (),
     in_order: bool = False,
+    knob: Knob = by_rule,
 ) -> PointwiseKernel:
     """The kernel for rows of ``columns`` blocks.
 
@@ -75,11 +77,15 @@ def pointwise_kernel(
         edge_pixels: pixels of each row's last block that lie in the image, 0 for all.
         in_order: for cores that issue in order; reads 16 bytes beyond the input.
         plain: of ``in``, ``out`` and ``residual`` those that are in tiles; here they all are anyway.
+        knob: see ``schedules/pointwise.py``.
     """
     del plain
     quads = next(n for n in (3, 2, 1) if out_quads % n == 0)
-    unroll = _unroll(in_quads)
-    blocks = min({3: 2, 2: 3, 1: 4}[quads], columns)
+    pixels, channels = tile_sizes(knob("tile", tile_name({3: 8, 2: 12, 1: 16}[quads], 4 * quads)))
+    quads = channels // 4
+    unroll = knob("unroll", _unroll(in_quads))
+    blocks = min(pixels // 4, columns)
+    in_order = knob("loads", "ahead" if in_order else "grouped") == "ahead"
     steps, tail = divmod(columns, blocks)
     if edge_pixels and tail == 0:
         steps, tail = steps - 1, blocks
@@ -89,8 +95,10 @@ def pointwise_kernel(
     start_blocks = max(blocks if steps else 0, tail) if lanes == "pixel" or steps > _MANY_STEPS else 0
     if edge_pixels and lanes == "channel":
         start_blocks = max(blocks if steps else 0, tail)
-    if in_order:
+    if knob("start", "table" if start_blocks and not in_order else "registers") == "registers" or in_order:
         start_blocks = 0
+    elif not start_blocks:
+        start_blocks = max(blocks if steps else 0, tail)
     start = "start_" if start_blocks else ""
     # Any 4 bytes can be a lane of weights: so they may lie as the matrix products of i8mm want them.
     # With 2 quads by 3 blocks the registers would run out.

@@ -96,7 +96,9 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
     form = builder.result_form(y, ROW)
     plain = ("out",) if form == ROW else ()
     in_quads = len(_places(depth, octets))
-    multiply = builder.pointwise(in_quads, quads(y.shape[2]), columns, "channel", e, plain=plain)
+    multiply = builder.pointwise(
+        in_quads, quads(y.shape[2]), columns, "channel", e, plain=plain, knob=builder.knobs(node.name)
+    )
     image: Tensor = graph.tensor(flip.inputs[0]) if flip else x
     source = builder.need(image.name, DENSE)
     target = builder.provide(y.name, form)

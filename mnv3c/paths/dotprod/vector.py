@@ -9,6 +9,7 @@ import numpy as np
 from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
+from mnv3c.paths.common.knobs import Knob, by_rule
 from mnv3c.paths.dotprod.epilogue import layer_record
 
 
@@ -36,7 +37,7 @@ def _differs(values: np.ndarray) -> bool:
     return bool((values != values.flat[0]).any())
 
 
-def vector_kernel(node: q.FusedConv, out_dtype: str) -> VectorKernel:
+def vector_kernel(node: q.FusedConv, out_dtype: str, knob: Knob = by_rule) -> VectorKernel:
     """For a convolution of a ``(1, 1, C)`` tensor with no residual and no table.
 
     Weights are packed ``[group][depth / 4][quads][4 outputs][4 inputs]``; the input is read in whole
@@ -46,7 +47,7 @@ def vector_kernel(node: q.FusedConv, out_dtype: str) -> VectorKernel:
     weight = conv.weight.reshape(conv.weight.shape[0], -1)
     out, depth = weight.shape
     out_quads = -(-out // 4)
-    group = next(n for n in (4, 5, 6, 3, 2, 1) if out_quads % n == 0)
+    group = knob("quads", next(n for n in (4, 5, 6, 3, 2, 1) if out_quads % n == 0))
     eighths = -(-depth // 8)
     padded = np.zeros((out_quads * 4, eighths * 8), np.int8)
     padded[:out, :depth] = weight

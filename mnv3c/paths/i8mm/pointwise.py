@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
+from mnv3c.paths.common.knobs import Knob, by_rule, tile_name, tile_sizes
 from mnv3c.paths.dotprod.epilogue import Epilogue
 from mnv3c.paths.dotprod.pointwise import PairedKernel
 
@@ -23,6 +24,7 @@ def matrix_kernel(
     e: Epilogue,
     edge_pixels: int = 0,
     plain: Collection[str] = (),
+    knob: Knob = by_rule,
 ) -> PairedKernel:
     """Like ``dotprod.pointwise.pointwise_kernel``, which see for the arguments.
 
@@ -35,10 +37,13 @@ def matrix_kernel(
     # The h-swish and its offsets are then one product and accumulation, which leaves the narrowing alone.
     together = e.kind == "hswish" and e.swish_channel and e.offset == "channel"
     quads = 2 if octets_out else next(n for n in (3, 2, 1) if out_quads % n == 0)
+    pixels, channels = tile_sizes(knob("tile", tile_name({3: 8, 2: 12, 1: 16}[quads], 4 * quads)))
+    quads = channels // 4
     unroll = octets if octets <= _STRAIGHT else min(_UNROLL, key=lambda u: (octets % u, -u))
+    unroll = knob("unroll", unroll)
     depth = octets // unroll if unroll else 1
     rest = octets - depth * unroll
-    blocks = min({3: 2, 2: 3, 1: 4}[quads], columns)
+    blocks = min(pixels // 4, columns)
     steps, tail = divmod(columns, blocks)
     if edge_pixels and tail == 0:
         steps, tail = steps - 1, blocks

@@ -15,15 +15,11 @@ import time
 from pathlib import Path
 
 import mnv3c
+from mnv3c.frontend.zoo.table import ARCHITECTURES
 from mnv3c.ir import serialize
 from mnv3c.ir.count import total_macs, total_parameters
 
-NETWORKS = [
-    "mobilenet_v3_large",
-    "mobilenet_v3_small",
-    "mobilenet_v3_large_minimalistic",
-    "mobilenet_v3_small_minimalistic",
-]
+NETWORKS = list(ARCHITECTURES)
 
 
 def main() -> int:

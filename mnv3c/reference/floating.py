@@ -58,7 +58,7 @@ def activation(node: f.Activation, x: np.ndarray) -> np.ndarray:
     if node.kind == "clip":
         return np.clip(x, node.low, node.high)
     if node.kind == "sigmoid":
-        return 1.0 / (1.0 + np.exp(-x))
+        return 1.0 / (1.0 + np.exp(-np.clip(x, -80.0, 80.0)))
     gate = np.clip(node.slope * x + node.offset, 0.0, 1.0)
     return x * gate if node.kind == "hard_swish" else gate
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import mnv3c
+from mnv3c.frontend.zoo.ancestors import ANCESTORS
 from mnv3c.ir import serialize
 from mnv3c.ir.count import total_macs, total_parameters
 from mnv3c.paths import registry
@@ -48,6 +49,7 @@ def check_every_path(name: str, folder: Path, **options: object) -> None:
 VARIANTS = [
     *((name, width, resolution) for name in NETWORKS for width, resolution in ((0.35, 224), (0.75, 128))),
     *((name, 1.0, 224) for name in NETWORKS[:2]),
+    *((name, 0.35, 128) for name in ANCESTORS),
 ]
 
 

@@ -8,9 +8,10 @@ import pytest
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import load
 from mnv3c.frontend.count import macs, parameters
+from mnv3c.frontend.zoo.architecture import make_divisible, squeeze_channels
 from mnv3c.frontend.zoo.build import same_padding
 from mnv3c.frontend.zoo.names import parse
-from mnv3c.frontend.zoo.table import ARCHITECTURES, make_divisible, squeeze_channels
+from mnv3c.frontend.zoo.table import ARCHITECTURES
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph
 from mnv3c.reference.floating import run
@@ -61,7 +62,7 @@ def test_table_is_the_published_one(
         for b in blocks
     ]
     assert ours == [row[1:] for row in table]
-    squeezed = [squeeze_channels(b.expansion) for b in blocks if b.se]
+    squeezed = [squeeze_channels(ARCHITECTURES[name], i) for i, b in enumerate(blocks) if b.se]
     assert squeezed == SQUEEZES[name.removeprefix("mobilenet_v3_")]
 
 
@@ -98,7 +99,7 @@ def test_names_and_options() -> None:
     ("name", "options", "says"),
     [
         ("mobilenet_v3_smal", {}, "did you mean mobilenet_v3_small"),
-        ("resnet", {}, "the zoo has mobilenet_v3_large, mobilenet_v3_small"),
+        ("yolo", {}, "the zoo has mobilenet_v3_large, mobilenet_v3_small"),
         ("mobilenet_v3_small_0.75", {"width": 0.5}, "the name says width 0.75, the option 0.5"),
         ("mobilenet_v3_small", {"width": 9.0}, "width 9.0 is not between"),
         ("mobilenet_v3_small", {"width": 0.0}, "width 0.0 is not between"),

@@ -1,4 +1,4 @@
-"""The zoo: MobileNetV3 Large and Small with their minimalistic variants, built as Relax modules."""
+"""The zoo: MobileNetV3 and its family, built as Relax modules."""
 
 from __future__ import annotations
 

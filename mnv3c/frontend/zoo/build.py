@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from mnv3c.frontend.zoo.layers import LayerWeights, Weights, has_expand
-from mnv3c.frontend.zoo.table import HS, Architecture
+from mnv3c.frontend.zoo.architecture import HS, R6, Architecture, has_expand
+from mnv3c.frontend.zoo.layers import LayerWeights, Weights
 
 
 def build(a: Architecture, weights: Weights, resolution: int, padding: str) -> Any:
@@ -44,9 +44,11 @@ class _Builder:
                 x = self.act(self.conv("stem", image, stride=2), self.a.nonlinearity)
                 for i in range(len(self.a.blocks)):
                     x = self.block(i, x)
-                x = self.act(self.conv("last", x), self.a.nonlinearity)
+                if self.a.last:
+                    x = self.act(self.conv("last", x), self.a.nonlinearity)
                 x = self.emit(relax.op.mean(x, [2, 3], keepdims=True))
-                x = self.act(self.conv("head", x), self.a.nonlinearity)
+                if self.a.head:
+                    x = self.act(self.conv("head", x), self.a.nonlinearity)
                 x = self.conv("classifier", x)
                 classes = self.weights["classifier"].weight.shape[0]
                 out = self.bb.emit_output(relax.op.reshape(x, (1, classes)))
@@ -55,28 +57,33 @@ class _Builder:
 
     def block(self, i: int, x: Any) -> Any:
         b, name, entry = self.a.blocks[i], f"block{i}", x
-        if has_expand(i):
-            x = self.act(self.conv(f"{name}.expand", x), b.nonlinearity)
-        x = self.act(self.conv(f"{name}.depthwise", x, stride=b.stride, depthwise=True), b.nonlinearity)
+        fused = b.kind == "fused"
+        if has_expand(self.a, i):
+            x = self.act(self.conv(f"{name}.expand", x, stride=b.stride if fused else 1), b.nonlinearity)
+        if not fused:
+            x = self.conv(f"{name}.depthwise", x, stride=b.stride, dilation=b.dilation, depthwise=True)
+            x = self.act(x, b.nonlinearity)
         if b.se:
             gate = self.emit(relax.op.mean(x, [2, 3], keepdims=True))
             gate = self.act(self.conv(f"{name}.squeeze", gate), "relu")
-            gate = self.hard_sigmoid(self.conv(f"{name}.excite", gate))
+            gate = self.gate(self.conv(f"{name}.excite", gate))
             x = self.emit(relax.op.multiply(x, gate))
         x = self.conv(f"{name}.project", x)
+        if b.kind == "separable":
+            x = self.act(x, b.nonlinearity)
         same = [int(d) for d in x.ty.shape] == [int(d) for d in entry.ty.shape]
-        return self.emit(relax.op.add(x, entry)) if same and b.stride == 1 else x
+        return self.emit(relax.op.add(x, entry)) if same and b.residual else x
 
-    def conv(self, name: str, x: Any, *, stride: int = 1, depthwise: bool = False) -> Any:
+    def conv(self, name: str, x: Any, *, stride: int = 1, dilation: int = 1, depthwise: bool = False) -> Any:
         layer = self.weights[name]
         kernel = layer.weight.shape[2]
-        size = int(x.ty.shape[2])
-        before, after = same_padding(size, kernel, stride, self.padding)
+        extent = (kernel - 1) * dilation + 1
+        sides = [same_padding(int(n), extent, stride, self.padding) for n in list(x.ty.shape)[2:]]
         groups = layer.weight.shape[0] if depthwise else 1
         weight = relax.const(np.ascontiguousarray(layer.weight, np.float32), "float32")
-        pads = (before, before, after, after)
-        out = self.emit(relax.op.nn.conv2d(x, weight, strides=stride, padding=pads, groups=groups))
-        return self.behind(layer, out)
+        pads = (sides[0][0], sides[1][0], sides[0][1], sides[1][1])
+        out = relax.op.nn.conv2d(x, weight, strides=stride, padding=pads, dilation=dilation, groups=groups)
+        return self.behind(layer, self.emit(out))
 
     def behind(self, layer: LayerWeights, x: Any) -> Any:
         """Bias, or batch norm."""
@@ -92,7 +99,12 @@ class _Builder:
     def act(self, x: Any, kind: str) -> Any:
         if kind == HS:
             return self.emit(relax.op.multiply(x, self.hard_sigmoid(x)))
+        if kind == R6:
+            return self.emit(relax.op.clip(x, 0.0, 6.0))
         return self.emit(relax.op.nn.relu(x))
+
+    def gate(self, x: Any) -> Any:
+        return self.emit(relax.op.sigmoid(x)) if self.a.gate == "sigmoid" else self.hard_sigmoid(x)
 
     def hard_sigmoid(self, x: Any) -> Any:
         shifted = self.emit(relax.op.add(x, relax.const(3.0, "float32")))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnv3c.frontend.zoo.table import Architecture, squeeze_channels
+from mnv3c.frontend.zoo.architecture import Architecture, has_expand, squeeze_channels
 
 
 @dataclass(frozen=True)
@@ -58,26 +58,23 @@ def layer_shapes(a: Architecture, classes: int) -> list[LayerShape]:
     channels = a.stem
     for i, b in enumerate(a.blocks):
         name = f"block{i}"
-        if has_expand(i):
-            shapes.append(LayerShape(f"{name}.expand", (b.expansion, channels, 1, 1), True))
-        shapes.append(LayerShape(f"{name}.depthwise", (depth(a, i), 1, b.kernel, b.kernel), True))
+        if has_expand(a, i):
+            kernel = b.kernel if b.kind == "fused" else 1
+            shapes.append(LayerShape(f"{name}.expand", (b.expansion, channels, kernel, kernel), True))
+        if b.kind != "fused":
+            shapes.append(LayerShape(f"{name}.depthwise", (b.expansion, 1, b.kernel, b.kernel), True))
         if b.se:
-            squeezed = squeeze_channels(depth(a, i))
-            shapes.append(LayerShape(f"{name}.squeeze", (squeezed, depth(a, i), 1, 1), False))
-            shapes.append(LayerShape(f"{name}.excite", (depth(a, i), squeezed, 1, 1), False))
-        shapes.append(LayerShape(f"{name}.project", (b.out, depth(a, i), 1, 1), True))
+            squeezed = squeeze_channels(a, i)
+            shapes.append(LayerShape(f"{name}.squeeze", (squeezed, b.expansion, 1, 1), False))
+            shapes.append(LayerShape(f"{name}.excite", (b.expansion, squeezed, 1, 1), False))
+        shapes.append(LayerShape(f"{name}.project", (b.out, b.expansion, 1, 1), True))
         channels = b.out
-    shapes.append(LayerShape("last", (a.last, channels, 1, 1), True))
-    shapes.append(LayerShape("head", (a.head, a.last, 1, 1), False))
-    shapes.append(LayerShape("classifier", (classes, a.head, 1, 1), False))
+    for name, width, batch_norm in (
+        ("last", a.last, True),
+        ("head", a.head, False),
+        ("classifier", classes, False),
+    ):
+        if width:
+            shapes.append(LayerShape(name, (width, channels, 1, 1), batch_norm))
+            channels = width
     return shapes
-
-
-def has_expand(block: int) -> bool:
-    """The first block expands by one, so it has no expand convolution."""
-    return block > 0
-
-
-def depth(a: Architecture, block: int) -> int:
-    """Channels of the depthwise convolution of a block."""
-    return a.blocks[block].expansion if has_expand(block) else a.stem

@@ -1,4 +1,4 @@
-"""Names of zoo models: ``mobilenet_v3_{large|small}[_minimalistic][_<width>][_<resolution>]``."""
+"""Names of zoo models: ``<architecture>[_<width>][_<resolution>]``, such as ``mobilenet_v2_0.75_192``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mnv3c.frontend.zoo.table import ARCHITECTURES
 
 DEFAULT_RESOLUTION = 224
 DEFAULT_CLASSES = 1000
-_NAME = re.compile(r"(?P<base>[a-z0-9_]*?[a-z])(?:_(?P<width>\d+\.\d+))?(?:_(?P<resolution>\d{2,4}))?$")
+_NAME = re.compile(r"(?P<base>[a-z0-9_]+?)(?:_(?P<width>\d+\.\d+))?(?:_(?P<resolution>\d{2,4}))?$")
 
 
 @dataclass(frozen=True)

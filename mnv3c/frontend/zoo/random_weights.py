@@ -63,7 +63,7 @@ def normalize(graph: Graph, seed: int) -> Graph:
 
 def _feeds_gate(graph: Graph, node: f.Conv2d) -> bool:
     user = graph.sole_consumer(node.output, f.Activation)
-    return user is not None and user.kind == "hard_sigmoid"
+    return user is not None and user.kind in ("hard_sigmoid", "sigmoid")
 
 
 def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -120,6 +120,8 @@ def _evaluate(node: Node, *args: np.ndarray) -> np.ndarray:
     if isinstance(node, f.Activation):
         if node.kind == "clip":
             return np.clip(args[0], node.low, node.high)
+        if node.kind == "sigmoid":
+            return np.asarray(1.0 / (1.0 + np.exp(-args[0])))
         gate = np.clip(node.slope * args[0] + node.offset, 0.0, 1.0)
         return args[0] * gate if node.kind == "hard_swish" else gate
     if isinstance(node, f.GlobalAveragePool):

@@ -2,49 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-RE, HS = "relu", "hard_swish"
-
-
-@dataclass(frozen=True)
-class Block:
-    """One row ``bneck``: expand 1x1, depthwise, squeeze-and-excite, project 1x1.
-
-    Attributes:
-        kernel: of the depthwise convolution.
-        expansion: channels between expand and project; the first block has no expand.
-        out: channels after the projection.
-        se: squeeze-and-excite behind the depthwise convolution.
-        nonlinearity: ``relu`` or ``hard_swish``, after expand and after depthwise.
-        stride: of the depthwise convolution.
-    """
-
-    kernel: int
-    expansion: int
-    out: int
-    se: bool
-    nonlinearity: str
-    stride: int
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A column of tables: stem, blocks, last 1x1 convolution, head.
-
-    Attributes:
-        stem: channels of the first convolution (3x3, stride 2).
-        last: channels of the last convolution (1x1, before the pool).
-        head: width of the fully connected layer before the classifier.
-        nonlinearity: of stem, last convolution and head.
-    """
-
-    stem: int
-    blocks: tuple[Block, ...]
-    last: int
-    head: int
-    nonlinearity: str = HS
-
+from mnv3c.frontend.zoo.ancestors import ANCESTORS
+from mnv3c.frontend.zoo.architecture import HS, RE, Architecture, Block, inputs, make_divisible
 
 _LARGE = Architecture(
     stem=16,
@@ -104,37 +65,28 @@ ARCHITECTURES = {
     "mobilenet_v3_small": _SMALL,
     "mobilenet_v3_large_minimalistic": _minimalistic(_LARGE),
     "mobilenet_v3_small_minimalistic": _minimalistic(_SMALL),
+    **ANCESTORS,
 }
-
-
-def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Round to a multiple of ``divisor``, never down by more than a tenth.
-
-    The rule of the TensorFlow and PyTorch implementations of MobileNet.
-    """
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-def squeeze_channels(expansion: int) -> int:
-    """Width of the SE bottleneck: a quarter of the expansion (section 5.3)."""
-    return make_divisible(expansion // 4)
 
 
 def scale_width(a: Architecture, width: float) -> Architecture:
     """Apply the width multiplier as TensorFlow does, which gives the paper's figures for 0.75.
 
     Outputs of blocks are scaled; an expansion keeps its ratio to the (scaled and rounded) input of its
-    block; the last convolution keeps its ratio of six to the last block; the head only grows.
+    block; the head only grows. The last convolution keeps its ratio to the last block where a head
+    follows it (MobileNetV3); where it feeds the classifier it only grows (MobileNetV2, section 5).
     """
     if width == 1.0:
         return a
     stem = make_divisible(a.stem * width)
     blocks: list[Block] = []
     for i, b in enumerate(a.blocks):
-        inputs = blocks[-1].out if blocks else stem
-        ratio = b.expansion / (a.blocks[i - 1].out if i else a.stem)
-        blocks.append(replace(b, expansion=make_divisible(inputs * ratio), out=make_divisible(b.out * width)))
+        channels = blocks[-1].out if blocks else stem
+        expansion = make_divisible(channels * (b.expansion / inputs(a, i)))
+        blocks.append(replace(b, expansion=expansion, out=make_divisible(b.out * width)))
+    growth = max(width, 1.0)
     last = make_divisible(blocks[-1].out * a.last / a.blocks[-1].out)
-    head = make_divisible(a.head * width) if width > 1.0 else a.head
-    return Architecture(stem, tuple(blocks), last, head, a.nonlinearity)
+    if not a.head:
+        last = make_divisible(a.last * growth) if a.last else 0
+    head = make_divisible(a.head * growth) if a.head else 0
+    return replace(a, stem=stem, blocks=tuple(blocks), last=last, head=head)

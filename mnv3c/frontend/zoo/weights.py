@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from mnv3c.errors import Mnv3cError
-from mnv3c.frontend.zoo.layers import BatchNorm, LayerShape, LayerWeights, Weights, has_expand, layer_shapes
-from mnv3c.frontend.zoo.table import Architecture
+from mnv3c.frontend.zoo.architecture import Architecture, has_expand
+from mnv3c.frontend.zoo.layers import BatchNorm, LayerShape, LayerWeights, Weights, layer_shapes
 from mnv3c.frontend.zoo.torch_file import read_torch
 
 State = dict[str, np.ndarray]
@@ -48,7 +48,8 @@ def load_weights(path: Path, a: Architecture, classes: int | None, padding: str 
     Three namings are known: torchvision's (``features.0.0.weight``), timm's (``conv_stem.weight``) and the
     layer names of this zoo (``stem.weight``, ``block0.depthwise.bias``). Padding is torch's symmetric one
     unless ``padding`` or a file name that begins with ``tf_`` (timm's ports from TensorFlow) says ``tf``.
-    Batch norm has an epsilon of 0.001 in torchvision and TensorFlow, of 0.00001 in timm's own weights.
+    Batch norm has an epsilon of 0.001 in TensorFlow and torchvision's MobileNetV3, of 0.00001 in
+    torchvision's MobileNetV2 and timm's own weights.
 
     Raises:
         Mnv3cError: an unreadable file, unknown names, missing tensors or wrong shapes.
@@ -62,7 +63,7 @@ def load_weights(path: Path, a: Architecture, classes: int | None, padding: str 
     have = _array(state, keys["classifier"][0] + ".weight", place).shape[0]
     if classes not in (None, have):
         raise Mnv3cError(f"the weights have {have} classes, {classes} are asked for", place)
-    epsilon = 1e-5 if naming == "timm" and padding == "torch" else 1e-3
+    epsilon = 1e-3 if padding == "tf" or (naming == "torchvision" and a.head) else 1e-5
     weights = {s.name: _layer(s, keys[s.name], state, epsilon, place) for s in layer_shapes(a, have)}
     used = {name for layer in weights for name in _used(keys[layer], state)}
     if unused := sorted(set(state) - used):
@@ -111,7 +112,7 @@ def read_state(path: Path) -> State:
 def _torchvision(a: Architecture) -> Keys:
     keys = {"stem": ("features.0.0", "features.0.1")}
     for i, b in enumerate(a.blocks):
-        parts = [*(["expand"] if has_expand(i) else []), "depthwise", *(["se"] if b.se else []), "project"]
+        parts = [*(["expand"] if has_expand(a, i) else []), "depthwise", *(["se"] if b.se else []), "project"]
         for j, part in enumerate(parts):
             prefix = f"features.{i + 1}.block.{j}"
             if part == "se":
@@ -124,6 +125,18 @@ def _torchvision(a: Architecture) -> Keys:
     return keys | {"head": ("classifier.0", ""), "classifier": ("classifier.3", "")}
 
 
+def _torchvision_v2(a: Architecture) -> Keys:
+    keys = {"stem": ("features.0.0", "features.0.1")}
+    for i in range(len(a.blocks)):
+        prefix = f"features.{i + 1}.conv"
+        parts = [*(["expand"] if has_expand(a, i) else []), "depthwise"]
+        for j, part in enumerate(parts):
+            keys[f"block{i}.{part}"] = (f"{prefix}.{j}.0", f"{prefix}.{j}.1")
+        keys[f"block{i}.project"] = (f"{prefix}.{len(parts)}", f"{prefix}.{len(parts) + 1}")
+    n = len(a.blocks) + 1
+    return keys | {"last": (f"features.{n}.0", f"features.{n}.1"), "classifier": ("classifier.1", "")}
+
+
 def _timm(a: Architecture) -> Keys:
     keys = {"stem": ("conv_stem", "bn1")}
     stage, index = 0, 0
@@ -132,7 +145,7 @@ def _timm(a: Architecture) -> Keys:
         if i and b.out != a.blocks[i - 1].out:
             stage, index = stage + 1, 0
         prefix = f"blocks.{stage}.{index}"
-        names = ("conv_pw", "conv_dw", "conv_pwl") if has_expand(i) else ("", "conv_dw", "conv_pw")
+        names = ("conv_pw", "conv_dw", "conv_pwl") if has_expand(a, i) else ("", "conv_dw", "conv_pw")
         parts = [(p, n) for p, n in zip(("expand", "depthwise", "project"), names, strict=True) if n]
         for norm, (part, name) in enumerate(parts, 1):
             keys[f"block{i}.{part}"] = (f"{prefix}.{name}", f"{prefix}.bn{norm}")
@@ -140,6 +153,8 @@ def _timm(a: Architecture) -> Keys:
             keys[f"block{i}.squeeze"] = (f"{prefix}.se.conv_reduce", "")
             keys[f"block{i}.excite"] = (f"{prefix}.se.conv_expand", "")
         index += 1
+    if not a.head:
+        return keys | {"last": ("conv_head", "bn2"), "classifier": ("classifier", "")}
     prefix = f"blocks.{stage + 1}.0"
     keys["last"] = (f"{prefix}.conv", f"{prefix}.bn1")
     return keys | {"head": ("conv_head", ""), "classifier": ("classifier", "")}
@@ -150,7 +165,10 @@ def _own(a: Architecture) -> Keys:
 
 
 def _naming(state: Mapping[str, np.ndarray], a: Architecture, place: str) -> tuple[str, Keys]:
-    candidates = {"torchvision": _torchvision(a), "timm": _timm(a), "mnv3c": _own(a)}
+    candidates = {"mnv3c": _own(a)}
+    if a.last and all(b.kind == "inverted" for b in a.blocks):
+        torchvision = _torchvision if a.head else _torchvision_v2
+        candidates = {"torchvision": torchvision(a), "timm": _timm(a), **candidates}
     found = {n: sum(f"{conv}.weight" in state for conv, _ in k.values()) for n, k in candidates.items()}
     best = max(found, key=lambda n: found[n])
     if not found[best]:
@@ -167,10 +185,11 @@ def _adapt(a: Architecture, state: Mapping[str, np.ndarray], keys: Keys) -> Arch
         return int(weight.shape[0]) if weight is not None and weight.ndim in (2, 4) else default
 
     blocks = [
-        replace(b, expansion=out(f"block{i}.expand", b.expansion)) if has_expand(i) else b
+        replace(b, expansion=out(f"block{i}.expand", b.expansion)) if has_expand(a, i) else b
         for i, b in enumerate(a.blocks)
     ]
-    return replace(a, blocks=tuple(blocks), last=out("last", a.last), head=out("head", a.head))
+    last = out("last", a.last) if a.last else 0
+    return replace(a, blocks=tuple(blocks), last=last, head=out("head", a.head) if a.head else 0)
 
 
 def _array(state: Mapping[str, np.ndarray], key: str, place: str) -> np.ndarray:

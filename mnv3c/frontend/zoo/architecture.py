@@ -1,0 +1,86 @@
+"""How an architecture of the family is written down: stem, blocks, last convolution, head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RE, R6, HS = "relu", "relu6", "hard_swish"
+
+
+@dataclass(frozen=True)
+class Block:
+    """One row ``bneck``: expand 1x1, depthwise, squeeze-and-excite, project 1x1.
+
+    Attributes:
+        kernel: of the depthwise convolution (of the expansion in a ``fused`` block).
+        expansion: channels between expand and project; there is no expand convolution where they are
+            the block's input channels.
+        out: channels after the projection.
+        se: squeeze-and-excite behind the depthwise convolution.
+        nonlinearity: ``relu``, ``relu6`` or ``hard_swish``, after expand and after depthwise.
+        stride: of the depthwise convolution (of the expansion in a ``fused`` block).
+        kind: ``inverted`` (linear projection); ``separable`` (MobileNetV1: the projection has a
+            non-linearity, and nothing goes round the block); ``fused`` (MobileNetEdgeTPU: one dense
+            kernel x kernel convolution in place of expand and depthwise).
+        residual: whether the input is added to the result where shapes allow it.
+        dilation: of the depthwise convolution.
+    """
+
+    kernel: int
+    expansion: int
+    out: int
+    se: bool
+    nonlinearity: str
+    stride: int
+    kind: str = "inverted"
+    residual: bool = True
+    dilation: int = 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A column of tables: stem, blocks, last 1x1 convolution, head.
+
+    Attributes:
+        stem: channels of the first convolution (3x3, stride 2).
+        last: channels of the last convolution (1x1, before the pool); 0 where there is none.
+        head: width of the fully connected layer before the classifier; 0 where there is none.
+        nonlinearity: of stem, last convolution and head.
+        gate: what makes the SE gate of a number: ``hard_sigmoid`` or ``sigmoid``.
+        squeeze_input: the SE bottleneck is a quarter of the block's input (MnasNet), not of its
+            expansion (MobileNetV3).
+    """
+
+    stem: int
+    blocks: tuple[Block, ...]
+    last: int
+    head: int
+    nonlinearity: str = HS
+    gate: str = "hard_sigmoid"
+    squeeze_input: bool = False
+
+
+def inputs(a: Architecture, block: int) -> int:
+    """Channels that a block reads."""
+    return a.blocks[block - 1].out if block else a.stem
+
+
+def has_expand(a: Architecture, block: int) -> bool:
+    """Whether a block widens its input before anything else."""
+    return a.blocks[block].expansion != inputs(a, block)
+
+
+def squeeze_channels(a: Architecture, block: int) -> int:
+    """Width of the SE bottleneck: section 5.3 of MobileNetV3; section 4.1 of MnasNet."""
+    if a.squeeze_input:
+        return max(1, inputs(a, block) // 4)
+    return make_divisible(a.blocks[block].expansion // 4)
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """Round to a multiple of ``divisor``, never down by more than a tenth.
+
+    The rule of the TensorFlow and PyTorch implementations of MobileNet.
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -17,7 +17,14 @@ from mnv3c.quant.groups import Group, is_gate, sharing
 from mnv3c.quant.ranges import LEVELS, Affine, Sample, affine, clip_range
 from mnv3c.quant.rounding import fit_weights
 from mnv3c.quant.state import State
-from mnv3c.quant.weights import accumulator_unit, fold_input_scale, make_conv, round_weights
+from mnv3c.quant.weights import (
+    NEGLIGIBLE,
+    accumulator_unit,
+    fold_input_scale,
+    make_conv,
+    round_weights,
+    shorten,
+)
 from mnv3c.reference import floating
 from mnv3c.reference.arithmetic import quantize_multiplier
 
@@ -174,10 +181,11 @@ def _finish(
     finest: float,
     zero_point: np.ndarray | float = 0.0,
     clamp: tuple[int, int] = (-128, 127),
+    coarse: np.ndarray | float = 1.0,
 ) -> q.QConv:
     weights, bias = fit_weights(state, conv, scale, finest)
     x = state.affine[conv.inputs[0]]
-    return make_conv(conv, output, weights, bias, x, scale, zero_point, *clamp)
+    return make_conv(conv, output, weights, bias, x, scale, zero_point, *clamp, coarse)
 
 
 def _conv_int8(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
@@ -193,7 +201,7 @@ def final_conv(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
     peak = float(np.abs(state.exact[group.output]).max()) or 1.0
     scale = max(1.5 * peak / 32767, float(_unit(state, conv).max()) / _COARSEST)
     state.store(group.output, Affine(np.asarray([scale]), np.zeros(1)), "int16")
-    return [_finish(state, conv, group.output, scale, _FINEST_16)]
+    return [_finish(state, conv, group.output, scale, _FINEST_16, coarse=2.0**8)]
 
 
 def _conv_hard_swish(state: State, conv: f.Conv2d, activation: f.Activation) -> list[Node]:
@@ -229,7 +237,8 @@ def _conv_hard_swish(state: State, conv: f.Conv2d, activation: f.Activation) -> 
     )
     state.store(activation.output, exact)
     return [
-        _finish(state, conv, pre, 2 * half, _FINEST_16),
+        # The slope of an h-swish reaches 1.5.
+        _finish(state, conv, pre, 2 * half, _FINEST_16, coarse=exact.scale / (3 * half)),
         q.QHardSwish(
             activation.name,
             (pre,),
@@ -253,7 +262,7 @@ def _conv_gate(state: State, conv: f.Conv2d, activation: f.Activation) -> list[N
     state.store(activation.output, Affine(np.asarray([1 / _GATE_ONE]), np.zeros(1)), "int16")
     offset = round(activation.offset * _GATE_ONE)
     return [
-        _finish(state, conv, pre, unit, _FINEST_16),
+        _finish(state, conv, pre, unit, _FINEST_16, coarse=_GATE_ONE / 2**8),
         q.QHardSigmoid(activation.name, (pre,), (activation.output,), int(np.clip(offset, -32768, 32767))),
     ]
 
@@ -285,7 +294,7 @@ def _conv_add(state: State, group: Group, conv: f.Conv2d, add: f.Add) -> list[No
     low, high = _bounds(group.activation, result)
     first = add.inputs[0] == conv.output
     return [
-        _finish(state, conv, pre, fine, _FINEST_16, taken),
+        _finish(state, conv, pre, fine, _FINEST_16, taken, coarse=2.0**fraction),
         q.QAdd(
             add.name,
             (pre, other) if first else (other, pre),
@@ -395,7 +404,7 @@ def _as_gate(state: State, node: f.Multiply, gate: str) -> tuple[list[Node], str
         np.zeros(channels, np.float32),
         groups=channels,
     )
-    return [_finish(state, one, name, 1 / _GATE_ONE, _FINEST_16)], name
+    return [_finish(state, one, name, 1 / _GATE_ONE, _FINEST_16, coarse=_GATE_ONE / 2**8)], name
 
 
 def _mean(state: State, node: f.GlobalAveragePool) -> list[Node]:
@@ -406,18 +415,20 @@ def _mean(state: State, node: f.GlobalAveragePool) -> list[Node]:
     scale = np.broadcast_to(x.scale, channels) / (height * width)
     # A mean is never finer than its sum's unit by more than the shift allows.
     result = Affine(np.maximum(result.scale, scale.max() / _COARSEST), result.zero_point)
-    multiplier, shift = quantize_multiplier(np.broadcast_to(scale / result.scale, channels))
-    zero = np.broadcast_to(x.zero_point, channels) * height * width
-    bias = np.rint(result.zero_point * result.scale / scale - zero)
-    if not np.all(np.ldexp(np.abs(bias) + 128.0 * height * width, shift) < 2.0**31):
+    ratio = np.broadcast_to(scale / result.scale, channels)
+    multiplier, shift = quantize_multiplier(ratio)
+    area = height * width
+    # A sum less its zero points is below 256 * area.
+    multiplier = shorten(multiplier.astype(np.float64), NEGLIGIBLE / (256.0 * area) * 2.0 ** (31 - shift))
+    zero = np.broadcast_to(x.zero_point, channels) * area
+    bias = shorten(result.zero_point * result.scale / scale - zero, NEGLIGIBLE / ratio)
+    if not np.all(np.ldexp(np.abs(bias) + 128.0 * area, shift) < 2.0**31):
         raise Mnv3cError("too large an area for a 32-bit sum", node.name)
     total = state.declare(f"{node.output}_sum", (1, 1, channels), "int32", None)
     state.store(node.output, result)
     return [
         q.ChannelSum(f"{node.name}_sum", (data,), (total,)),
-        q.Requantize(
-            node.name, (total,), (node.output,), bias.astype(np.int32), q.Requant(multiplier, shift)
-        ),
+        q.Requantize(node.name, (total,), (node.output,), bias, q.Requant(multiplier, shift)),
     ]
 
 

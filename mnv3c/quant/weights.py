@@ -16,6 +16,8 @@ WEIGHT_MAX = 127
 _BIAS_MAX = 2.0**26
 # Requantisation multipliers are these times one power of two for a layer, so that code can store 16 bits.
 _MULTIPLIER_MAX = 32767
+# What is rounded to 16 bits after the weights may move no result by more than this share of an 8-bit unit.
+NEGLIGIBLE = 1.0 / 8
 # Fewer than six bits would make a channel's weights noticeably coarser than they need be.
 _MULTIPLIER_MIN = 32
 
@@ -98,6 +100,24 @@ def zero_point_sum(node: f.Conv2d, weights: np.ndarray, zero_point: np.ndarray) 
     return (sums * by_group).sum(axis=1)
 
 
+def shorten(values: np.ndarray, error: np.ndarray | float) -> np.ndarray:
+    """Whole numbers of 16 bits times one power of two, if that is near enough: code stores half the bytes.
+
+    Args:
+        values: float64 ``[out]``: biases or multipliers.
+        error: the greatest change that each may suffer.
+
+    Returns:
+        int32 ``[out]``; the nearest whole numbers where one would change by more.
+    """
+    exponent = 0
+    while np.abs(np.rint(np.ldexp(values, -exponent))).max() > _MULTIPLIER_MAX:
+        exponent += 1
+    short = np.ldexp(np.rint(np.ldexp(values, -exponent)), exponent)
+    near = bool(np.all(np.abs(short - np.rint(values)) <= error))
+    return (short if near else np.rint(values)).astype(np.int32)
+
+
 def make_conv(
     node: f.Conv2d,
     output: str,
@@ -108,6 +128,7 @@ def make_conv(
     zero_point: np.ndarray | float = 0.0,
     low: int = -128,
     high: int = 127,
+    coarse: np.ndarray | float = 1.0,
 ) -> q.QConv:
     """The integer convolution.
 
@@ -115,6 +136,7 @@ def make_conv(
         bias: real, float64 ``[out]``.
         x: quantisation of the input.
         scale, zero_point: of the output, an int8 or int16 tensor; the zero point goes into the bias.
+        coarse: units of the output in one unit of the 8-bit tensor that it becomes.
 
     Raises:
         Mnv3cError: the bias or the accumulator leaves 32 bits.
@@ -131,7 +153,7 @@ def make_conv(
         inputs=node.inputs,
         outputs=(output,),
         weight=weights.values,
-        bias=np.rint(total).astype(np.int32),
+        bias=shorten(total, NEGLIGIBLE * np.asarray(coarse) / ratio),
         requant=q.Requant(multiplier, shift, low=low, high=high),
         stride=node.stride,
         pad=node.pad,

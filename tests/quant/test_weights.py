@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mnv3c.ir import int_ops as q
 from mnv3c.quant import Options, quantize
-from mnv3c.quant.weights import snap_unit
+from mnv3c.quant.weights import shorten, snap_unit
 from mnv3c.reference.arithmetic import quantize_multiplier
 
 from .networks import block_network, inputs
@@ -44,3 +44,22 @@ def test_every_convolution_of_ours_has_short_multipliers() -> None:
         convs = [n for n in quantized.nodes if isinstance(n, q.QConv)]
         assert len(convs) > 3
         assert all(short(n.requant.multiplier) for n in convs)
+
+
+@given(st.lists(st.floats(-(2.0**30), 2.0**30), min_size=1, max_size=20), st.floats(0.5, 2.0**20))
+def test_shortened_numbers_fit_16_bits_or_are_the_nearest(values: list[float], error: float) -> None:
+    given = np.asarray(values)
+    result = shorten(given, error)
+    whole = result.astype(np.int64)
+    common = int(np.bitwise_or.reduce(np.abs(whole)))
+    trailing = (common & -common).bit_length() - 1 if common else 0
+    if (np.abs(whole >> trailing) > 32767).any():
+        assert (whole == np.rint(given)).all()
+    else:
+        assert (np.abs(whole - np.rint(given)) <= error).all()
+
+
+def test_a_bias_far_larger_than_the_others_is_not_worth_their_precision() -> None:
+    values = np.array([40_000_000.0, 5.0, 100.0])
+    assert shorten(values, 100.0).tolist() == [40_000_000, 5, 100]
+    assert shorten(values, 1000.0).tolist() == [39_999_488, 0, 0]

@@ -25,7 +25,7 @@ from mnv3c.paths.common.knobs import Knob
 from mnv3c.paths.dotprod.builder import DENSE, Builder, Form, constants, shape_text, template_kernel
 from mnv3c.paths.dotprod.depthwise import depthwise_kernel, pack_depthwise
 from mnv3c.paths.dotprod.epilogue import Epilogue, layer_record, plan_epilogue, quad_records
-from mnv3c.paths.dotprod.layout import TILE, grid, quads
+from mnv3c.paths.dotprod.layout import TILE, block_name, grid, quads
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 from mnv3c.paths.dotprod.stages import conv_matrix, is_vector, simple_result
 from mnv3c.paths.dotprod.windows import Block, WindowPlan, compatible, plan_lookup, plan_window
@@ -97,7 +97,10 @@ def blocks_for(builder: Builder, node: q.FusedConv) -> tuple[Block, Block]:
     """Block shapes of a depthwise convolution's input and output."""
     block_in = builder.block(node.name, "block_in", builder.graph.tensor(node.inputs[0]).shape)
     block_out = builder.block(node.name, "block_out", builder.graph.tensor(node.outputs[0]).shape)
-    return (block_in if compatible(node.conv.stride, block_in, block_out) else block_out), block_out
+    if not compatible(node.conv.stride, block_in, block_out):
+        block_in = block_out
+        builder.settle(node.name, "block_in", block_name(block_in))
+    return block_in, block_out
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class Builder:
         t = self.graph.tensor(tensor)
         kernel = "tiles_from_dense" if form is not DENSE else "dense_from_tiles"
         height, width, channels = t.shape
-        self.add(
+        self._convert(
             Stage(
                 name=f"{kernel}_{target}",
                 title=f"{kernel.replace('_', ' ')}, {shape_text(t)}",
@@ -157,7 +157,7 @@ class Builder:
         target = self.provide(tensor, form)
         t = self.graph.tensor(tensor)
         kernel, turns = self.instructions.octets(tiled_bytes(t.shape, block) // 32)
-        self.add(
+        self._convert(
             Stage(
                 name=f"octets_{target}",
                 title=f"{'matrix operands' if isinstance(form, Octets) else 'tiles'}, {shape_text(t)}",
@@ -198,6 +198,10 @@ class Builder:
         self._used.setdefault(node, {})[name] = value
         return value  # type: ignore[return-value]
 
+    def settle(self, node: str, name: str, value: int | str) -> None:
+        """Note the value that a knob really has, where the one asked for cannot be."""
+        self._used.setdefault(node, {})[name] = value
+
     def knobs(self, node: str) -> Knob:
         """``knob`` of one node."""
         return functools.partial(self.knob, node)
@@ -207,8 +211,12 @@ class Builder:
         return BLOCKS[self.knob(node, name, block_name(best_block(shape)))]
 
     def add(self, stage: Stage) -> None:
-        used = {n: self._used[n] for n in stage.nodes if n in self._used}
+        used = {n: dict(self._used[n]) for n in stage.nodes if n in self._used}
         self._stages.append(replace(stage, schedule=used))
+
+    def _convert(self, stage: Stage) -> None:
+        """Add a stage that only brings a tensor into another form; it has no schedule."""
+        self._stages.append(stage)
 
     def note(self, text: str) -> None:
         self._notes.append(text)

@@ -13,6 +13,9 @@ from mnv3c.ir.graph import Graph
 from mnv3c.ir.verify import verify
 
 Observe = Callable[[str, str], None]
+_MODELS = (".onnx", ".tflite", ".pt2")
+# Of files that look like models and are not.
+_WEIGHTS = (".pt", ".pth", ".safetensors", ".npz")
 
 
 def load(
@@ -30,14 +33,15 @@ def load(
 ) -> Graph:
     """Make the float graph of a zoo model or a model file.
 
-    ``graph.meta`` holds ``source`` (``zoo``, ``onnx`` or ``tflite``), ``random_weights``, ``classes``,
-    ``input_layout`` (the model's own, ``NCHW`` or ``NHWC``; the graph is always ``(H, W, C)``), ``sha256``
-    of the file read, and ``input_affine``: ``{"scale": [C], "shift": [C]}`` with network input =
-    raw · scale + shift, where raw is what the model's own input takes (RGB / 255 for the zoo).
+    ``graph.meta`` holds ``source`` (``zoo``, ``onnx``, ``tflite`` or ``torch``), ``random_weights``,
+    ``classes``, ``input_layout`` (the model's own, ``NCHW`` or ``NHWC``; the graph is always
+    ``(H, W, C)``), ``sha256`` of the file read, and ``input_affine``: ``{"scale": [C], "shift": [C]}`` with
+    network input = raw · scale + shift, where raw is what the model's own input takes (RGB / 255 for the
+    zoo).
 
     Args:
-        model: a zoo name, such as ``mobilenet_v3_small_0.75_128``, or the path of a float ``.onnx`` or
-            ``.tflite`` file.
+        model: a zoo name, such as ``mobilenet_v3_small_0.75_128``, or the path of a float ``.onnx``,
+            ``.tflite`` or ``.pt2`` (``torch.export.save``) file.
         weights: zoo only; a ``.npz``, ``.pth`` or ``.safetensors`` state dict.
         width, resolution, classes: zoo only; channel multiplier, input size in pixels, number of logits.
         input_shape: files only; ``(3, H, W)`` or ``(1, 3, H, W)`` for inputs of dynamic shape.
@@ -59,7 +63,7 @@ def load(
         "classes": classes,
         "padding": padding,
     }
-    if path.suffix.lower() == ".onnx" or path.exists():
+    if path.suffix.lower() in _MODELS or path.exists():
         for option, value in zoo_options.items():
             if value is not None:
                 raise Mnv3cError("only zoo models have this option; the file says it all", option)
@@ -86,9 +90,23 @@ def _load_file(
         from mnv3c.frontend.tflite import load_float
 
         return load_float(path, graph_name)
+
+    def lower(module: Any, meta: dict[str, object]) -> Graph:
+        return _lower(module, graph_name, meta, observe)
+
+    if path.suffix.lower() == ".pt2":
+        from mnv3c.frontend import torch_export
+
+        return torch_export.load(path, input_shape, lower)
+    if path.suffix.lower() in _WEIGHTS:
+        raise Mnv3cError(
+            "holds weights without a network: name a zoo network and give this with --weights, or write a"
+            " .pt2 file with torch.export.save",
+            str(path),
+        )
     from mnv3c.frontend import onnx
 
-    return onnx.load(path, input_shape, lambda module, meta: _lower(module, graph_name, meta, observe))
+    return onnx.load(path, input_shape, lower)
 
 
 def _identifier(stem: str) -> str:

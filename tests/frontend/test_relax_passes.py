@@ -20,6 +20,7 @@ from mnv3c.frontend.relax_passes.clip_forms import clip_forms
 from mnv3c.frontend.relax_passes.expand_batch_norm import expand_batch_norm
 from mnv3c.frontend.relax_passes.fold_affine import fold_affine
 from mnv3c.frontend.relax_passes.fold_constants import fold_constants
+from mnv3c.frontend.relax_passes.fold_padding import fold_padding
 from mnv3c.frontend.relax_passes.four_dimensions import four_dimensions
 from mnv3c.frontend.relax_passes.global_pool import global_pool
 from mnv3c.frontend.relax_passes.input_affine import input_affine
@@ -110,6 +111,30 @@ def test_clip_forms_recognises_the_importers_kernels() -> None:
     after = clip_forms(bb.get())
     assert operators(after) == ["clip", "clip"]
     same(bb.get(), after)
+
+
+def test_fold_padding() -> None:
+    def body(emit: Any, x: Any) -> Any:
+        padded = emit(op.nn.pad(x, [0, 0, 0, 0, 0, 1, 2, 3]))
+        first = emit(op.nn.conv2d(padded, const(4, 4, 3, 3), padding=[1, 0, 1, 0], strides=[2, 1]))
+        second = emit(op.nn.conv2d(padded, const(4, 1, 3, 3), padding=[1, 0, 1, 0], strides=[2, 1], groups=4))
+        return emit(op.add(first, second))
+
+    mod = module(body)
+    after = fold_padding(mod)
+    assert alive(after) == ["nn.conv2d", "nn.conv2d", "add"]
+    first, second, _ = (value for _, value in bindings(fold_constants(after)))
+    assert [int(p) for p in first.attrs.padding] == [1, 2, 2, 3] and int(second.attrs.groups) == 4
+    same(mod, after)
+
+
+def test_fold_padding_leaves_what_is_not_zeros_around_a_map() -> None:
+    def body(emit: Any, x: Any) -> Any:
+        ones = emit(op.nn.pad(x, [0, 0, 0, 0, 1, 1, 1, 1], "constant", 1.0))
+        channels = emit(op.nn.pad(ones, [0, 0, 0, 4, 0, 0, 0, 0]))
+        return emit(op.nn.conv2d(emit(op.nn.conv2d(channels, const(4, 8, 1, 1))), const(4, 4, 1, 1)))
+
+    assert alive(fold_padding(module(body))) == ["nn.pad", "nn.pad", "nn.conv2d", "nn.conv2d"]
 
 
 def test_expand_batch_norm() -> None:

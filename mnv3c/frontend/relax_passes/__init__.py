@@ -10,6 +10,7 @@ from mnv3c.frontend.relax_passes.clip_forms import clip_forms
 from mnv3c.frontend.relax_passes.expand_batch_norm import expand_batch_norm
 from mnv3c.frontend.relax_passes.fold_affine import fold_affine
 from mnv3c.frontend.relax_passes.fold_constants import fold_constants
+from mnv3c.frontend.relax_passes.fold_padding import fold_padding
 from mnv3c.frontend.relax_passes.four_dimensions import four_dimensions
 from mnv3c.frontend.relax_passes.global_pool import global_pool
 from mnv3c.frontend.relax_passes.input_affine import input_affine
@@ -19,6 +20,7 @@ PASSES = (
     fold_constants,
     clip_forms,
     expand_batch_norm,
+    fold_padding,
     four_dimensions,
     global_pool,
     input_affine,

@@ -138,6 +138,7 @@ def _program(graph: Graph, lowered: LoweredPath, emitted: Emitted) -> dict[str, 
                 "constant_bytes": emitted.layer_constants[program.path, i],
                 "scratch_bytes": sum(r.bytes for r in stage.scratch),
                 "parts": stage.parts,
+                "schedule": {node: dict(knobs) for node, knobs in stage.schedule.items()},
             }
         )
     return {

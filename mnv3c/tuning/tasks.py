@@ -1,0 +1,279 @@
+"""Cuts a network into the stages that are tuned, and makes the one-stage networks that are measured."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnv3c.codegen.library import build_library
+from mnv3c.codegen.program import Options, Schedule, Stage
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Graph, Node
+from mnv3c.passes import run_passes
+from mnv3c.paths import registry
+from mnv3c.reference import integer
+from mnv3c.tuning.devices.base import Candidate
+from mnv3c.tuning.space import Op, Value
+
+# Choices that are made over the whole network; they are in an operator's shape, not in its schedule.
+NETWORK_KNOBS = ("block", "block_in", "block_out", "project")
+_EXPAND, _PROJECT = "expand.", "project."
+_NAME = "mnv3c_candidate"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A stage of a lowered network that can be tuned.
+
+    Attributes:
+        nodes: names of the fused graph's nodes that the stage computes, in order.
+        choices: node to those of ``NETWORK_KNOBS`` that made this stage.
+        needs, gives: tensors that the stage reads and writes as maps, each with its block shape.
+    """
+
+    op: Op
+    nodes: tuple[str, ...]
+    choices: Mapping[str, Schedule]
+    needs: tuple[tuple[str, str], ...]
+    gives: tuple[tuple[str, str], ...]
+
+    def by_node(self, schedule: Schedule) -> dict[str, dict[str, Value]]:
+        """A schedule of the operator as the path asks for it, with this layer's choices."""
+        found: dict[str, dict[str, Value]] = {n: dict(c) for n, c in self.choices.items()}
+        for knob, value in schedule.items():
+            node, name = self._owner(knob)
+            found.setdefault(node, {})[name] = value
+        return found
+
+    def _owner(self, knob: str) -> tuple[str, str]:
+        if knob.startswith(_EXPAND):
+            return self.nodes[0], knob.removeprefix(_EXPAND)
+        if knob.startswith(_PROJECT):
+            return self.nodes[-1], knob.removeprefix(_PROJECT)
+        return next(iter(self.choices)), knob
+
+
+def layers(
+    graph: Graph, path: str, tuning: str, choices: Mapping[str, Schedule] | None = None
+) -> list[Layer]:
+    """The tunable stages of a network on a path.
+
+    Args:
+        graph: integer graph, of primitive or fused operators.
+        tuning: a core's name.
+        choices: node to values of ``NETWORK_KNOBS``; others by the path's rules.
+    """
+    fused = run_passes(graph)
+    program = registry.load(path).lower(fused, Options(tuning=tuning, schedules=choices or {}))
+    return [layer for s in program.stages if (layer := layer_of(fused, s, path)) is not None]
+
+
+def layer_of(fused: Graph, stage: Stage, path: str) -> Layer | None:
+    """The layer that a stage computes; ``None`` for one without knobs."""
+    nodes = [n for n in fused.nodes if n.name in stage.nodes]
+    members = [(n, c) for n in nodes if (c := _conv(n)) is not None]
+    if not stage.schedule:
+        return None
+    middle = next((i for i, (_, c) in enumerate(members) if c.depthwise), None)
+    if middle is not None:
+        return _block(fused, stage, path, [n for n, _ in members], middle)
+    if len(members) == 1:
+        return _convolution(fused, stage, path, *members[0])
+    if len(nodes) == 1 and isinstance(nodes[0], q.QGate):
+        return _gate(fused, stage, path, nodes[0])
+    return None
+
+
+def _conv(node: Node) -> q.QConv | None:
+    if isinstance(node, q.FusedConv):
+        return node.conv
+    return node if isinstance(node, q.QConv) else None
+
+
+def _epilogue(node: Node | None) -> str:
+    """What follows a convolution, as far as kernels differ."""
+    if not isinstance(node, q.FusedConv):
+        return "none"
+    if node.residual is not None:
+        return "add"
+    names = {q.QHardSwish: "hswish", q.QHardSigmoid: "hsigmoid", q.QLut: "table", type(None): "none"}
+    return names[type(node.activation)]
+
+
+def _size(pair: Sequence[int]) -> str:
+    return "x".join(str(n) for n in pair)
+
+
+def _chosen(stage: Stage, node: Node) -> dict[str, Value]:
+    return {k: v for k, v in stage.schedule.get(node.name, {}).items() if k in NETWORK_KNOBS}
+
+
+def _block(fused: Graph, stage: Stage, path: str, nodes: Sequence[Node], middle: int) -> Layer:
+    node = nodes[middle]
+    conv = _conv(node)
+    assert conv is not None
+    expand = nodes[0] if middle else None
+    project = nodes[-1] if middle + 1 < len(nodes) else None
+    inner = fused.tensor(node.inputs[0])
+    chosen = _chosen(stage, node)
+    chosen["project"] = "inside" if project is not None else "apart"
+    block_in, block_out = str(chosen.get("block_in", "")), str(chosen.get("block_out", ""))
+    sums = isinstance(node, q.FusedConv) and node.channel_sum is not None
+    shape: list[tuple[str, Value]] = [
+        ("height", inner.shape[0]),
+        ("width", inner.shape[1]),
+        ("in", fused.tensor(expand.inputs[0]).shape[2] if expand else 0),
+        ("channels", inner.shape[2]),
+        ("out", fused.tensor(project.outputs[0]).shape[2] if project else 0),
+        ("kernel", _size(conv.kernel)),
+        ("stride", _size(conv.stride)),
+        ("dilation", _size(conv.dilation)),
+        ("pad", _size(conv.pad)),
+        ("then", ",".join(_epilogue(n) for n in nodes)),
+        ("sum", int(sums)),
+        ("block_in", block_in),
+        ("block_out", block_out),
+    ]
+    last = nodes[-1] if project is not None else node
+    needs = [((expand or node).inputs[0], block_in)]
+    if project is not None and len(project.inputs) > 1:
+        needs.append((project.inputs[1], block_out))
+    return Layer(
+        Op("block", path, tuple(shape)),
+        tuple(n.name for n in nodes),
+        {node.name: chosen},
+        tuple(needs),
+        ((last.outputs[0], block_out),),
+    )
+
+
+def _convolution(fused: Graph, stage: Stage, path: str, node: Node, conv: q.QConv) -> Layer | None:
+    x, y = fused.tensor(node.inputs[0]), fused.tensor(node.outputs[0])
+    chosen = _chosen(stage, node)
+    ends: list[tuple[str, Value]] = [("in", x.shape[2]), ("out", y.shape[2]), ("then", _epilogue(node))]
+    if x.shape[:2] == (1, 1):
+        return Layer(Op("vector", path, tuple(ends)), (node.name,), {node.name: chosen}, (), ())
+    image: list[tuple[str, Value]] = [("height", y.shape[0]), ("width", y.shape[1]), *ends]
+    sums = isinstance(node, q.FusedConv) and node.channel_sum is not None
+    if conv.pointwise:
+        block = str(chosen.get("block", ""))
+        image += [("sum", int(sums)), ("block", block)]
+        needs = tuple((name, block) for name in node.inputs)
+        gives = () if sums else ((node.outputs[0], block),)
+        return Layer(Op("pointwise", path, tuple(image)), (node.name,), {node.name: chosen}, needs, gives)
+    image += [("kernel", _size(conv.kernel)), ("stride", _size(conv.stride)), ("pad", _size(conv.pad))]
+    # The paths with blocks make rows of 4 pixels of a convolution's result.
+    gives = ((node.outputs[0], "1x4"),) if path in ("dotprod", "i8mm") else ((node.outputs[0], ""),)
+    return Layer(Op("convolution", path, tuple(image)), stage.nodes, {node.name: chosen}, (), gives)
+
+
+def _gate(fused: Graph, stage: Stage, path: str, node: q.QGate) -> Layer:
+    x = fused.tensor(node.inputs[0])
+    chosen = _chosen(stage, node)
+    block = str(chosen.get("block", ""))
+    shape: list[tuple[str, Value]] = [("height", x.shape[0]), ("width", x.shape[1]), ("channels", x.shape[2])]
+    op = Op("gate", path, (*shape, ("block", block)))
+    return Layer(op, (node.name,), {node.name: chosen}, ((x.name, block),), ((node.output, block),))
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """An operator to be tuned, with a network of its stage alone.
+
+    Attributes:
+        layer: the first layer of the network that is this operator.
+        graph: primitive operators; what it reads and writes are its inputs and outputs.
+        inputs, expected: one run of it, by the reference.
+    """
+
+    layer: Layer
+    graph: Graph
+    tuning: str
+    inputs: tuple[np.ndarray, ...]
+    expected: tuple[np.ndarray, ...]
+
+    @property
+    def op(self) -> Op:
+        return self.layer.op
+
+    def candidate(self, schedule: Schedule) -> Candidate:
+        """The one-stage network compiled with that schedule."""
+        options = Options(tuning=self.tuning, schedules=self.layer.by_node(schedule))
+        library = build_library(self.graph, (self.op.path,), options=options)
+        entries = library.manifest["programs"][self.op.path]["layers"]  # type: ignore[index]
+        wanted = set(self.layer.nodes)
+        found = [e["index"] for e in entries if e["schedule"] and set(e["nodes"]) == wanted]
+        code = "".join(str(c) for n, c in sorted(library.files.items()) if n.endswith(f"_{self.op.path}.c"))
+        key = hashlib.sha256(code.encode()).hexdigest()[:16]
+        return Candidate.of(key, library, self.inputs, self.expected, found)
+
+
+def task(graph: Graph, layer: Layer, tuning: str, seed: int = 0) -> Task:
+    """Cut ``layer`` out of ``graph`` (primitive operators) and run it once on random inputs."""
+    small = subgraph(graph, layer)
+    rng = np.random.default_rng(seed)
+    inputs = {name: _random(small, name, rng) for name in small.inputs}
+    outputs = integer.run(small, inputs)
+    return Task(
+        layer,
+        small,
+        tuning,
+        tuple(inputs[n] for n in small.inputs),
+        tuple(outputs[n] for n in small.outputs),
+    )
+
+
+def subgraph(graph: Graph, layer: Layer) -> Graph:
+    """The primitive operators of a layer as a graph of its own.
+
+    The sums of a pool stay inside, with the operator that reads them: they never leave a library.
+    """
+    inside = set()
+    for node in run_passes(graph).nodes:
+        if node.name in layer.nodes:
+            inside |= {p.name for p in node.parts} if isinstance(node, q.FusedConv) else {node.name}
+    sums = {n.output for n in graph.nodes if n.name in inside and isinstance(n, q.ChannelSum)}
+    inside |= {n.name for n in graph.nodes if sums.intersection(n.inputs)}
+    nodes = tuple(n for n in graph.nodes if n.name in inside)
+    made = {o for n in nodes for o in n.outputs}
+    read = list(dict.fromkeys(i for n in nodes for i in n.inputs if i not in made))
+    outside = {i for n in graph.nodes if n.name not in inside for i in n.inputs} | set(graph.outputs)
+    written = [o for n in nodes for o in n.outputs if o in outside]
+    return graph.replace(name=_NAME, nodes=nodes, inputs=tuple(read), outputs=tuple(written), meta={})
+
+
+def _random(graph: Graph, name: str, rng: np.random.Generator) -> np.ndarray:
+    tensor = graph.tensor(name)
+    if tensor.dtype == "float32":
+        return rng.normal(size=tensor.shape).astype(np.float32)
+    bounds = np.iinfo(tensor.dtype)
+    # A 16-bit input is the gate of an SE layer, which is not negative.
+    low = 0 if tensor.dtype == "int16" else bounds.min
+    return rng.integers(low, bounds.max + 1, tensor.shape).astype(tensor.dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _choices(blocks: tuple[str, str], project: str) -> Schedule:
+    return {"block": blocks[1], "block_in": blocks[0], "block_out": blocks[1], "project": project}
+
+
+def variants(graph: Graph, path: str, tuning: str) -> list[Layer]:
+    """Every layer that some choice of block shapes and fusion gives; the path's own choices first."""
+    found = layers(graph, path, tuning)
+    names = ("2x2", "1x4")
+    fused = run_passes(graph)
+    for blocks in ((i, o) for o in names for i in names):
+        for project in ("inside", "apart"):
+            choices = {n.name: _choices(blocks, project) for n in fused.nodes}
+            found += layers(graph, path, tuning, choices)
+    unique: dict[tuple[tuple[str, ...], Op], Layer] = {}
+    for layer in found:
+        unique.setdefault((layer.nodes, layer.op), layer)
+    return list(unique.values())
+
+
+__all__ = ["Layer", "Task", "layer_of", "layers", "subgraph", "task", "variants"]

@@ -1,0 +1,58 @@
+"""Depthwise convolution with the 1x1 that expands its input and the 1x1 that projects its result.
+
+The expanded tensor lives in a window of rows (a row ring). Which of the three are computed together, and the
+block shapes of the tensors (2x2 or 1x4 pixels), are chosen over the whole network.
+
+| knob        | values                 | what it does                                                      |
+|-------------|------------------------|-------------------------------------------------------------------|
+| `band_rows` | rows of blocks         | output rows at a time: depth of the row ring                      |
+| `group`     | groups of 4 channels   | channels whose window is held at once (without the projection)    |
+| `blocks`    | 1 to 4                 | output blocks that share their loads of weights and pixels        |
+| `weights`   | `registers`, `memory`  | weight-stationary, or weights from L1 and more sums in registers  |
+| `start`     | `table`, `registers`   | initial sums                                                      |
+| `expand.*`, `project.*` |            | of the 1x1 kernels, as in `pointwise.py`                          |
+"""
+
+from mnv3c.tuning import space
+from mnv3c.tuning.space import spread
+
+pointwise = space.table_of("pointwise")
+
+
+def rows(op):
+    """Rows of output blocks."""
+    stride = op.pair("stride")[0]
+    return -(-(-(-op.number("height") // stride)) // op.pair("block_out")[0])
+
+
+def quads(op):
+    return -(-op.number("channels") // 4)
+
+
+def legal(op, target):
+    table = {
+        "band_rows": tuple(range(1, rows(op) + 1)),
+        "blocks": (1, 2, 3, 4),
+        "weights": ("registers", "memory"),
+        "start": ("registers", "table"),
+    }
+    if op.number("in"):
+        table |= pointwise.inner(op, op.number("in"), op.number("channels"), "pixel", "expand.")
+    if op.number("out"):
+        table |= pointwise.inner(op, op.number("channels"), op.number("out"), "channel", "project.")
+    else:
+        table["group"] = tuple(range(1, quads(op) + 1))
+    return table
+
+
+def default(op, target):
+    return {}
+
+
+def candidates(op, target):
+    table = dict(pointwise.worthwhile(legal(op, target)))
+    most = rows(op)
+    table["band_rows"] = tuple(sorted({-(-most // n) for n in range(1, most + 1)}))
+    if "group" in table:
+        table["group"] = tuple(n for n in spread(quads(op), 8) if n <= 24)
+    return table

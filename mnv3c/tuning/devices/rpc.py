@@ -1,0 +1,420 @@
+"""Measuring on real devices over TVM's RPC, directly or through a tracker.
+
+A batch travels as one shared object. Each candidate is one call; on the device it runs in a process of its own
+(``templates/tuning/shim.c``), so a crash or an endless loop comes back as an answer. What can still fail is the
+connection: the candidate in flight is then tried once more on a new one, the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import selectors
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnv3c import toolchain
+from mnv3c.errors import Mnv3cError
+from mnv3c.targets import Target
+from mnv3c.tuning.devices import timed, tracker
+from mnv3c.tuning.devices.base import Candidate, Measurement, Progress, Raw, Status, Timing
+from mnv3c.tuning.devices.bundle import Builder
+from mnv3c.tuning.devices.rpc_worker import receive, send
+
+_ADDRESS = re.compile(
+    r"(?P<kind>rpc|tracker)://(?P<host>[^/:]+|\[[^]]+\]):(?P<port>\d+)(?:/(?P<key>[\w-]+))?/?"
+)
+_CONNECT_SECONDS = 20.0
+_SLOWEST_LINK = 200_000  # bytes a second; USB 2 and Wi-Fi are far above
+_CALL_SECONDS = 10.0  # what a call may take beyond the candidate's own time
+_ATTEMPTS = 2  # connections on which a candidate is tried
+_RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Address:
+    """A device server (``tracker`` false), or a tracker and the key of a kind of device."""
+
+    tracker: bool
+    host: str
+    port: int
+    key: str
+
+    def __str__(self) -> str:
+        kind = "tracker" if self.tracker else "rpc"
+        return f"{kind}://{self.host}:{self.port}" + (f"/{self.key}" if self.key else "")
+
+
+def parse_address(text: str, place: str = "--device") -> Address:
+    """``rpc://HOST:PORT[/KEY]`` or ``tracker://HOST:PORT/KEY``.
+
+    Raises:
+        Mnv3cError: it is neither.
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 < int(match["port"]) < 65536:
+        raise Mnv3cError(f"{text!r} is not rpc://HOST:PORT or tracker://HOST:PORT/KEY", place)
+    if match["kind"] == "tracker" and not match["key"]:
+        raise Mnv3cError(f"{text!r} lacks the device's key: tracker://HOST:PORT/KEY", place)
+    return Address(
+        match["kind"] == "tracker", match["host"].strip("[]"), int(match["port"]), match["key"] or ""
+    )
+
+
+class LinkLost(Exception):
+    """The connection broke, or an answer did not come in time; another connection may work."""
+
+
+class Link:
+    """A connection to one device: a process of our own that speaks TVM's RPC, and what to send it.
+
+    Not for several threads at once.
+    """
+
+    def __init__(self, address: Address, limit: float = 3600.0) -> None:
+        """Args:
+        limit: seconds after which the device may end a session; guards it against clients that vanish.
+        """
+        self.address = address
+        self._limit = limit
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._loaded: Path | None = None
+        self.connections = 0
+
+    def connect(self, patience: float) -> None:
+        """Connect if there is no connection.
+
+        Args:
+            patience: seconds to try for.
+
+        Raises:
+            LinkLost: there was no device in that time; says why.
+        """
+        deadline = time.monotonic() + patience
+        while self._worker is None:
+            try:
+                self._connect_once(max(deadline - time.monotonic(), 1.0))
+            except LinkLost:
+                self.drop()
+                if time.monotonic() + _RETRY_SECONDS > deadline:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+
+    def _connect_once(self, patience: float) -> None:
+        place = tracker.Place(self.address.host, self.address.port, self.address.key)
+        if self.address.tracker:
+            try:
+                place = tracker.request(place.host, place.port, place.key, patience)
+            except tracker.NoDevice as error:
+                raise LinkLost(str(error)) from None
+        command = [sys.executable, "-m", "mnv3c.tuning.devices.rpc_worker"]
+        self._worker = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        # TVM's client has no time-out of its own; loading TVM takes seconds on a busy machine.
+        self.ask(_CONNECT_SECONDS + 20.0, "connect", place.host, place.port, place.key, self._limit)
+        self.connections += 1
+
+    def load(self, shared_object: Path) -> None:
+        """Send a batch, unless this connection has it.
+
+        Raises:
+            LinkLost: the connection broke.
+            Mnv3cError: the device cannot load it.
+        """
+        if self._loaded == shared_object:
+            return
+        data = shared_object.read_bytes()
+        try:
+            self.ask(_CALL_SECONDS + len(data) / _SLOWEST_LINK, "load", data)
+        except Mnv3cError as error:
+            # TVM's client reports a broken connection by an exception like any other.
+            raise LinkLost(error.message) from None
+        self._loaded = shared_object
+
+    def ask(self, timeout: float, method: str, *arguments: Any) -> Any:
+        """Call ``rpc_worker``'s method of that name.
+
+        Raises:
+            LinkLost: no answer in ``timeout`` seconds, or TVM's client failed; the connection is dropped.
+        """
+        worker = self._worker
+        assert worker is not None and worker.stdin is not None and worker.stdout is not None
+        try:
+            send(worker.stdin, (method, *arguments))
+            with selectors.DefaultSelector() as selector:
+                selector.register(worker.stdout, selectors.EVENT_READ)
+                if not selector.select(timeout):
+                    raise LinkLost(f"no answer within {timeout:.0f} s")
+            good, answer = receive(worker.stdout)
+        except (OSError, EOFError):
+            self.drop()
+            raise LinkLost("the RPC client ended") from None
+        except BaseException:
+            self.drop()  # an interrupt, too, must leave no process behind
+            raise
+        if not good:
+            self.drop()
+            raise LinkLost(str(answer))
+        return answer
+
+    def drop(self) -> None:
+        """End the connection, answer or not."""
+        worker, self._worker, self._loaded = self._worker, None, None
+        if worker is not None:
+            worker.kill()
+            for pipe in (worker.stdin, worker.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+            worker.wait()
+
+
+class RpcDevice:
+    """Devices behind a TVM RPC server or tracker; with a tracker, all that are free at once."""
+
+    unit = "s"
+
+    def __init__(
+        self,
+        address: str | Address,
+        core: Target,
+        *,
+        cc: str | None = None,
+        timing: Timing | None = None,
+        patience: float = 30.0,
+        most_devices: int = 8,
+    ) -> None:
+        """Args:
+        address: as ``parse_address`` takes it.
+        core: what to build for.
+        patience: seconds to wait for a device to come (back).
+        most_devices: of a tracker's, to use at the same time.
+
+        Raises:
+            Mnv3cError: a bad address, or no C compiler for 64-bit Arm.
+        """
+        self.address = parse_address(address) if isinstance(address, str) else address
+        self.core = core
+        self.timing = timing or Timing()
+        self._patience = patience
+        self._most = most_devices
+        self._folder = tempfile.TemporaryDirectory(prefix="mnv3c-tune-")
+        compiler = toolchain.find("aarch64", cc)
+        flags = core.flags.get(compiler.kind, ())
+        self._builder = Builder(compiler, flags, Path(self._folder.name))
+        self._links: list[Link] = []
+        self._batches = 0
+        self.identity: timed.Identity | None = None
+
+    @property
+    def name(self) -> str:
+        """The address, and what the device says of itself once it has been reached."""
+        if self.identity is None:
+            return f"device at {self.address}"
+        kind = "emulated device" if self.identity.emulated else "device"
+        core = f", {self.identity.core}" if self.identity.core else ""
+        return f"{kind} at {self.address}{core}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the device itself."""
+        if self.identity is None:
+            return ()
+        found = []
+        if self.identity.emulated:
+            found.append("an emulated device: its times say nothing about a core")
+        if self.identity.core and self.identity.core != self.core.name:
+            found.append(
+                f"the device runs on {self.identity.core}, not {self.core.name}; --cpus chooses its cores"
+            )
+        return tuple(found)
+
+    def measure(self, batch: Sequence[Candidate], progress: Progress | None = None) -> list[Measurement]:
+        """See ``Device.measure``."""
+        built = self._builder.objects(batch)
+        self._batches += 1
+        target = Path(self._folder.name, f"batch-{self._batches}.so")
+        numbers, unlinked = self._builder.shared_object(batch, built, target, hosted=False)
+        results: dict[int, Measurement] = {
+            i: Measurement(batch[i].key, Status.FAILED_TO_BUILD, detail=reason)
+            for i, reason in {**built.failures, **unlinked}.items()
+        }
+        if progress is not None and results:
+            progress(len(results), len(batch))
+        if numbers:
+            run = _Batch(batch, numbers, target, self.timing, self._patience, results, progress)
+            self._run(run)
+            target.unlink(missing_ok=True)
+        return [results[i] for i in range(len(batch))]
+
+    def _run(self, run: _Batch) -> None:
+        links = self._open_links(len(run.waiting))
+        threads = [threading.Thread(target=run.work, args=(link,), daemon=True) for link in links]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():  # with a limit, so that Ctrl-C is heard
+                    thread.join(0.2)
+        except BaseException:
+            run.stopped = True
+            for link in links:
+                link.drop()
+            raise
+        if run.error is not None:
+            raise run.error
+        self.identity = self.identity or run.identity
+        run.give_up("no device was left")
+
+    def _open_links(self, candidates: int) -> list[Link]:
+        """As many connections as there are devices, and as have four candidates to measure."""
+        wanted = 1
+        if self.address.tracker:
+            with contextlib.suppress(Mnv3cError):
+                known = tracker.summary(self.address.host, self.address.port)
+                here = next((len(d.addresses) for d in known if d.key == self.address.key), 1)
+                wanted = max(1, min(here, self._most, candidates // 4))
+        while len(self._links) < wanted:
+            self._links.append(Link(self.address))
+        return self._links[:wanted]
+
+    def ping(self) -> tuple[float, timed.Identity]:
+        """Seconds of a call, and what the device says of itself.
+
+        Raises:
+            Mnv3cError: no device answers.
+        """
+        target = Path(self._folder.name, "ping.so")
+        self._builder.probe(target)
+        link = self._open_links(1)[0]
+        try:
+            link.connect(self._patience)
+            link.load(target)
+            mask = timed.cpu_mask(self.timing.cpus)
+            self.identity = timed.identity(link.ask(_CALL_SECONDS, "identify", mask))
+            begin = time.monotonic()
+            link.ask(_CALL_SECONDS, "identify", mask)
+            return time.monotonic() - begin, self.identity
+        except LinkLost as error:
+            raise Mnv3cError(f"no device answers: {error}", str(self.address)) from None
+
+    def close(self) -> None:
+        """End all connections and remove temporary files."""
+        for link in self._links:
+            link.drop()
+        self._links.clear()
+        self._folder.cleanup()
+
+
+class _Batch:
+    """A batch while it is measured: what waits, and what is known. Shared by the threads of the links."""
+
+    def __init__(
+        self,
+        batch: Sequence[Candidate],
+        numbers: dict[int, int],
+        target: Path,
+        timing: Timing,
+        patience: float,
+        results: dict[int, Measurement],
+        progress: Progress | None,
+    ) -> None:
+        self._batch, self._numbers, self._target = batch, numbers, target
+        self._timing, self._patience, self._progress = timing, patience, progress
+        self._results = results
+        self._lock = threading.Lock()
+        self.waiting = sorted(numbers)
+        self.stopped = False
+        self.identity: timed.Identity | None = None
+        self.error: Exception | None = None
+
+    def work(self, link: Link) -> None:
+        """Measure what waits on one link until nothing does, or its device stays away."""
+        done: list[int] = []
+        try:
+            for place in self._take():
+                measurement = self._one(link, place)
+                self._put(place, measurement)
+                done.append(place)
+                if measurement.status is Status.LOST and "come" in measurement.detail:
+                    return
+            self._look_for_drift(link, done)
+        except Exception as error:
+            self.error = self.error or error
+            self.stopped = True
+
+    def _take(self) -> Iterator[int]:
+        while True:
+            with self._lock:
+                if self.stopped or not self.waiting:
+                    return
+                place = self.waiting.pop(0)
+            yield place
+
+    def _put(self, place: int, measurement: Measurement) -> None:
+        with self._lock:
+            self._results[place] = measurement
+            if self._progress is not None:
+                self._progress(len(self._results), len(self._batch))
+
+    def give_up(self, reason: str) -> None:
+        """What no device took is lost."""
+        while self.waiting:
+            place = self.waiting.pop(0)
+            self._put(place, Measurement(self._batch[place].key, Status.LOST, detail=reason))
+
+    def _one(self, link: Link, place: int) -> Measurement:
+        candidate = self._batch[place]
+        reason = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                link.connect(self._patience)
+            except LinkLost as error:
+                detail = f"the device did not come back within {self._patience:.0f} s: {error}"
+                return Measurement(candidate.key, Status.LOST, detail=detail)
+            try:
+                link.load(self._target)
+                if self.identity is None:
+                    mask = timed.cpu_mask(self._timing.cpus)
+                    self.identity = timed.identity(link.ask(_CALL_SECONDS, "identify", mask))
+                return self._measured(link, place)
+            except LinkLost as error:
+                reason = str(error)
+        detail = f"the connection broke {_ATTEMPTS} times while it was measured: {reason}"
+        return Measurement(candidate.key, Status.LOST, detail=detail)
+
+    def _measured(self, link: Link, place: int) -> Measurement:
+        candidate = self._batch[place]
+        data, size = timed.packed_inputs(candidate), timed.output_bytes(candidate)
+
+        def call(timing: Timing) -> Raw:
+            seconds = timing.timeout_seconds + timing.cool_down_seconds + _CALL_SECONDS
+            seconds += (len(data) + size) / _SLOWEST_LINK
+            numbers = timed.REPORT_FIRST + timing.repeats
+            code, report, outputs = link.ask(
+                seconds, "measure", self._numbers[place], data, size, numbers, timed.settings(timing)
+            )
+            return timed.raw(candidate, code, report, outputs)
+
+        return timed.steady(candidate, call, self._timing)
+
+    def _look_for_drift(self, link: Link, done: Sequence[int]) -> None:
+        """Measure the first good candidate of this link again."""
+        first = next((i for i in done if self._results[i].ok), None)
+        if first is None or len(done) < 2 or self.stopped:
+            return
+        try:
+            again = self._measured(link, first)
+        except LinkLost:
+            return
+        noted = timed.with_drift([self._results[i] for i in done], self._results[first], again, self._timing)
+        with self._lock:
+            self._results.update(zip(done, noted, strict=True))

@@ -1,0 +1,126 @@
+"""What devices with a clock share: the call of the shim, and what is done about noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Sequence
+
+from mnv3c.tuning.devices.base import Candidate, Measurement, Raw, Status, Timing, judge
+
+# Of templates/tuning/shim.c: numbers before the samples in a report.
+REPORT_FIRST = 8
+_ALIGN = 64
+_EMULATED = 1 << 32
+# Main ID register, implementer 0x41 (Arm), part number to core: the cores' technical reference manuals.
+_PARTS = {
+    0xD03: "cortex-a53",
+    0xD04: "cortex-a35",
+    0xD05: "cortex-a55",
+    0xD07: "cortex-a57",
+    0xD08: "cortex-a72",
+    0xD09: "cortex-a73",
+    0xD0A: "cortex-a75",
+    0xD0B: "cortex-a76",
+    0xD0C: "neoverse-n1",
+    0xD0D: "cortex-a77",
+    0xD40: "neoverse-v1",
+    0xD41: "cortex-a78",
+    0xD44: "cortex-x1",
+    0xD46: "cortex-a510",
+    0xD47: "cortex-a710",
+    0xD48: "cortex-x2",
+    0xD49: "neoverse-n2",
+    0xD4D: "cortex-a715",
+    0xD4E: "cortex-x3",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What a device says of itself.
+
+    Attributes:
+        core: as in ``targets/`` where we know it, ``core 0x...`` where we do not, empty where it does not say.
+        emulated: another machine emulates it: its times say nothing about a core.
+    """
+
+    core: str
+    emulated: bool
+
+
+def identity(answer: int) -> Identity:
+    """From what ``mnv3c_identify`` returns."""
+    midr = answer & 0xFFFFFFFF
+    part = midr >> 4 & 0xFFF
+    core = _PARTS.get(part, f"core {part:#x}") if midr >> 24 == 0x41 else f"core {midr:#x}" if midr else ""
+    return Identity(core, bool(answer & _EMULATED))
+
+
+def settings(timing: Timing) -> list[int]:
+    """``SET_*`` of the shim."""
+    nanoseconds = [timing.sample_seconds, timing.timeout_seconds, timing.cool_down_seconds]
+    return [timing.repeats, *(round(s * 1e9) for s in nanoseconds), cpu_mask(timing.cpus)]
+
+
+def cpu_mask(cpus: Sequence[int]) -> int:
+    return sum(1 << cpu for cpu in set(cpus))
+
+
+def packed_inputs(candidate: Candidate) -> bytes:
+    """All inputs as the shim reads them."""
+    return b"".join(data + bytes(-len(data) % _ALIGN) for data in candidate.data)
+
+
+def output_bytes(candidate: Candidate) -> int:
+    """What the shim writes for all outputs."""
+    return sum(t.bytes + -t.bytes % _ALIGN for t in candidate.outputs)
+
+
+def raw(candidate: Candidate, code: int, report: Sequence[float], data: bytes) -> Raw:
+    """From the shim's status, report and outputs."""
+    outputs, at = [], 0
+    if code == 0:
+        for t in candidate.outputs:
+            outputs.append(data[at : at + t.bytes])
+            at += t.bytes + -t.bytes % _ALIGN
+    samples = tuple(report[REPORT_FIRST : REPORT_FIRST + int(report[5])]) if code == 0 else ()
+    return Raw(code, int(report[4]), (report[1], report[2]), int(report[3]), samples, tuple(outputs))
+
+
+def steady(candidate: Candidate, call: Callable[[Timing], Raw], timing: Timing) -> Measurement:
+    """Measure; where the result is doubtful, once more after a longer pause, and take the better one.
+
+    Args:
+        call: runs the shim for the candidate.
+    """
+    first = judge(candidate, call(timing), timing)
+    if not first.notes:
+        return first
+    longer = dataclasses.replace(timing, cool_down_seconds=max(0.5, 10 * timing.cool_down_seconds))
+    second = judge(candidate, call(longer), timing)
+    if not second.ok:
+        return second
+    return second if (len(second.notes), second.spread) < (len(first.notes), first.spread) else first
+
+
+def with_drift(
+    measurements: Sequence[Measurement], reference: Measurement, again: Measurement, timing: Timing
+) -> list[Measurement]:
+    """Note on all of a batch that its reference candidate changed between begin and end."""
+    if not (reference.ok and again.ok):
+        return list(measurements)
+    change = again.cost / reference.cost - 1
+    if abs(change) <= max(timing.drift, reference.spread, again.spread):
+        return list(measurements)
+    word = "slower" if change > 0 else "faster"
+    note = f"the device drifts: a known candidate was {abs(change):.0%} {word} at the end of the batch"
+    return [
+        dataclasses.replace(m, notes=(*m.notes, note)) if m.status is Status.OK else m for m in measurements
+    ]
+
+
+def median_clock(measurements: Sequence[Measurement]) -> float:
+    """Cycles a second, over the measurements that know it; 0 if none does."""
+    known = [m.clock for m in measurements if m.clock > 0]
+    return statistics.median(known) if known else 0.0

@@ -21,8 +21,8 @@ pointwise = space.table_of("pointwise")
 
 def rows(op):
     """Rows of output blocks."""
-    stride = op.pair("stride")[0]
-    return -(-(-(-op.number("height") // stride)) // op.pair("block_out")[0])
+    height = -(-op.number("height") // op.pair("stride")[0])
+    return -(-height // op.pair("block_out")[0])
 
 
 def quads(op):

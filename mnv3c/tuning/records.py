@@ -171,9 +171,10 @@ def dumps(records: Records) -> str:
         )
         for r in ordered
     ]
-    head = f'{{\n "format": {FORMAT},\n "mnv3c": {json.dumps(__version__)},\n "core": {json.dumps(records.core)},\n'
+    facts = {"format": FORMAT, "mnv3c": __version__, "core": records.core}
+    head = "".join(f" {json.dumps(k)}: {json.dumps(v)},\n" for k, v in facts.items())
     body = ",\n".join(f"  {line}" for line in lines)
-    return f'{head} "records": [\n{body}\n ]\n}}\n'
+    return f'{{\n{head} "records": [\n{body}\n ]\n}}\n'
 
 
 def save(file: Path, records: Records) -> None:

@@ -49,6 +49,16 @@ class Layer:
             found.setdefault(node, {})[name] = value
         return found
 
+    def flat(self, by_node: Mapping[str, Schedule]) -> dict[str, Value]:
+        """The inverse of ``by_node``, without the network's choices."""
+        found: dict[str, Value] = {}
+        for node, knobs in by_node.items():
+            prefix = ""
+            if node not in self.choices:
+                prefix = _EXPAND if node == self.nodes[0] else _PROJECT
+            found |= {f"{prefix}{k}": v for k, v in knobs.items() if k not in NETWORK_KNOBS}
+        return found
+
     def _owner(self, knob: str) -> tuple[str, str]:
         if knob.startswith(_EXPAND):
             return self.nodes[0], knob.removeprefix(_EXPAND)
@@ -200,16 +210,21 @@ class Task:
     def op(self) -> Op:
         return self.layer.op
 
-    def candidate(self, schedule: Schedule) -> Candidate:
-        """The one-stage network compiled with that schedule."""
+    def candidate(self, schedule: Schedule) -> tuple[Candidate, Schedule]:
+        """The one-stage network compiled with that schedule, and the value that every knob then has.
+
+        The candidate's key is a digest of its code: equal keys cost the same.
+        """
         options = Options(tuning=self.tuning, schedules=self.layer.by_node(schedule))
         library = build_library(self.graph, (self.op.path,), options=options)
         entries = library.manifest["programs"][self.op.path]["layers"]  # type: ignore[index]
         wanted = set(self.layer.nodes)
-        found = [e["index"] for e in entries if e["schedule"] and set(e["nodes"]) == wanted]
+        own = [e for e in entries if e["schedule"] and set(e["nodes"]) == wanted]
+        found = [e["index"] for e in own]
         code = "".join(str(c) for n, c in sorted(library.files.items()) if n.endswith(f"_{self.op.path}.c"))
         key = hashlib.sha256(code.encode()).hexdigest()[:16]
-        return Candidate.of(key, library, self.inputs, self.expected, found)
+        candidate = Candidate.of(key, library, self.inputs, self.expected, found)
+        return candidate, self.layer.flat(own[0]["schedule"])
 
 
 def task(graph: Graph, layer: Layer, tuning: str, seed: int = 0) -> Task:

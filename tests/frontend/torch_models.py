@@ -53,7 +53,7 @@ def check(network: Any, path: Path, shape: tuple[int, ...]) -> Graph:
         want = tensor.numpy()
         want = want[0].transpose(1, 2, 0) if want.ndim == 4 else want.reshape(1, 1, -1)
         assert got[name].shape == want.shape
-        assert got[name] == pytest.approx(want, rel=1e-4, abs=1e-4 * float(np.abs(want).max()))
+        np.testing.assert_allclose(got[name], want, rtol=1e-4, atol=1e-4 * float(np.abs(want).max()))
     return graph
 
 

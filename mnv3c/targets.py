@@ -17,13 +17,20 @@ from mnv3c.errors import Mnv3cError
 
 @dataclass(frozen=True)
 class Cache:
-    """Data caches of a core in its usual configuration; sizes in KiB, a line in bytes."""
+    """Data caches of a core in its usual configuration; sizes in KiB, a line in bytes.
+
+    Attributes:
+        l1_miss_cycles, l2_miss_cycles: what a line fill costs on average in a stream of accesses, beyond
+            a hit one level up. Estimates; they weigh loop orders against each other.
+    """
 
     line_bytes: int
     l1d_kib: int
     l1d_ways: int
     l2_kib: int
     l2_ways: int
+    l1_miss_cycles: float = 0.0
+    l2_miss_cycles: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,7 @@ static void close_segment(void) {
     fprintf(output, "C %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", traffic.loads,
             traffic.stores, traffic.bytes_loaded, traffic.bytes_stored, l1.fills, l2.fills);
   }
+  fflush(output); /* a program that crashes leaves what it had done until then */
   memset(&traffic, 0, sizeof traffic);
   l1.fills = 0;
   l2.fills = 0;

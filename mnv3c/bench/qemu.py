@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+import atexit
+import functools
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mnv3c.bench.segments import Segment, parse
@@ -28,6 +31,21 @@ def available() -> str | None:
     return match[1] if match else None
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A program that ran, to its end or not.
+
+    Attributes:
+        code: what the process returned; a signal is negative, or 128 + its number.
+        message: the last line on stderr.
+        segments: those that it completed.
+    """
+
+    code: int
+    message: str
+    segments: list[Segment]
+
+
 def count(
     executable: Path,
     cpu: str,
@@ -37,28 +55,51 @@ def count(
     l2: tuple[int, int] = (256 << 10, 8),
     emulator: str = "qemu-aarch64",
 ) -> list[Segment]:
-    """Run a program that marks segments and return them.
+    """Run a program that marks segments and return them; arguments as of ``count_some``.
+
+    Raises:
+        Mnv3cError: qemu or a compiler for the plugin is missing, or qemu cannot load it.
+        CheckFailed: the program failed.
+    """
+    done = count_some(executable, cpu, caches=caches, l1=l1, l2=l2, emulator=emulator)
+    if done.code or not done.segments:
+        reason = done.message or f"ended with {done.code}"
+        raise CheckFailed(f"the counted program failed on qemu's {cpu}: {reason}")
+    return done.segments
+
+
+def count_some(
+    executable: Path,
+    cpu: str,
+    arguments: Sequence[str] = (),
+    *,
+    caches: bool = True,
+    l1: tuple[int, int] = (32 << 10, 4),
+    l2: tuple[int, int] = (256 << 10, 8),
+    emulator: str = "qemu-aarch64",
+) -> Counted:
+    """Run a program that may crash.
 
     Args:
         cpu: for ``-cpu``.
+        arguments: of the program.
         caches: simulate them; about twice the time.
         l1, l2: bytes and ways of the data caches, lines of 64 bytes.
         emulator: ``qemu-arm`` for a 32-bit program.
 
     Raises:
         Mnv3cError: qemu or a compiler for the plugin is missing, or qemu cannot load it.
-        CheckFailed: the program failed.
     """
     qemu = shutil.which(emulator)
     if qemu is None:
         raise Mnv3cError("not installed (Debian, Ubuntu: apt install qemu-user)", emulator)
     options = f"cache={int(caches)},l1={l1[0]},l1ways={l1[1]},l2={l2[0]},l2ways={l2[1]}"
-    api = 1
     with tempfile.TemporaryDirectory(prefix="mnv3c-bench-") as folder:
         output = Path(folder, "counts")
         while True:
-            plugin = _plugin(Path(folder), api)
-            argv = [qemu, "-cpu", cpu, "-plugin", f"{plugin},out={output},{options}", str(executable)]
+            api = _api.get(emulator, 1)
+            plugin = f"{_plugin(api)},out={output},{options}"
+            argv = [qemu, "-cpu", cpu, "-plugin", plugin, str(executable), *arguments]
             try:
                 done = subprocess.run(
                     argv, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False
@@ -69,19 +110,31 @@ def count(
             if not wanted or int(wanted[1]) == api:
                 break
             # qemu names the version that it has: what the plugin uses is the same in all of them.
-            api = int(wanted[1])
-        if done.returncode or not output.is_file():
-            reason = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
-            raise CheckFailed(f"the counted program failed on qemu's {cpu}: {reason}")
+            _api[emulator] = int(wanted[1])
+        message = (done.stderr.strip().splitlines() or [""])[-1]
+        if not output.is_file():
+            return Counted(done.returncode, message, [])
         with output.open() as file:
-            return parse(file)
+            return Counted(done.returncode, message, parse(file))
 
 
-def _plugin(folder: Path, api: int) -> Path:
-    """The plugin, built for one version of qemu's interface."""
+# Emulator to the version of qemu's interface that it has, once known.
+_api: dict[str, int] = {}
+
+
+@functools.cache
+def _folder() -> Path:
+    """A folder for the plugin that goes when the process ends."""
+    folder = tempfile.mkdtemp(prefix="mnv3c-plugin-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+@functools.cache
+def _plugin(api: int) -> Path:
+    """The plugin, built once a process for each version of qemu's interface."""
     compiler: Compiler = find(HOST)
-    key = hashlib.sha256(_SOURCE.read_bytes() + str(api).encode()).hexdigest()[:12]
-    plugin = folder / f"count-{key}.so"
+    plugin = _folder() / f"count-{api}.so"
     flags = ["-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", f"-DPLUGIN_API={api}"]
     # qemu supplies the functions when it loads the plugin.
     if compiler.kind == "zig":

@@ -28,6 +28,8 @@ from mnv3c.tuning.devices.base import Candidate
 
 _FLAGS = ("-std=c11", "-O3", "-fvisibility=hidden")
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
+# A constant that nobody reads brings all constants of its object to a fixed place in every cache.
+_ALIGNED = "\n__attribute__((aligned(32768), used)) static const char mnv3c_alignment[64] = {1};\n"
 _KEPT_OBJECTS = 512
 # What most of a small kernel's compilation goes into; read once and kept in the compiler's own form.
 _HEADERS = "#include <arm_neon.h>\n#include <stdint.h>\n#include <string.h>\n"
@@ -106,12 +108,17 @@ class Builder:
     Args:
         flags: for the CPU.
         folder: for objects; the caller's to remove.
+        align_constants: so that the place of a candidate in a batch does not decide which of its
+            constants share a set of a cache.
     """
 
-    def __init__(self, compiler: Compiler, flags: Sequence[str], folder: Path) -> None:
+    def __init__(
+        self, compiler: Compiler, flags: Sequence[str], folder: Path, *, align_constants: bool = False
+    ) -> None:
         self.compiler = compiler
         self._flags = (*_FLAGS, *flags)
         self._folder = folder
+        self._pad = _ALIGNED if align_constants else ""
         self._known: dict[str, Path] = {}
         self._own: dict[Path, Path] = {}
         self._prefix = self._precompiled()
@@ -250,7 +257,7 @@ class Builder:
         if unit.digest not in self._known:
             source = self._folder / f"{unit.digest}.{threading.get_ident()}.c"
             partial = source.with_suffix(".o")
-            source.write_text(unit.text)
+            source.write_text(unit.text + self._pad)
             try:
                 command = [*self._flags, *self._prefix, "-fPIC", "-c", str(source), "-o", str(partial)]
                 run(self.compiler, command, "compiling")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from mnv3c.ir.printer import print_graph
 from mnv3c.ir.verify import verify as verify_graph
 from mnv3c.paths import registry
 from mnv3c.quant import file as quantized_file
+from mnv3c.tuning import records as record_files
+from mnv3c.tuning.apply import Applied, apply
+from mnv3c.tuning.apply import sources as record_sources
 
 Progress = Callable[[str, int, int], None]
 INPUT_DTYPES = ("int8", "uint8", "float32")
@@ -65,6 +68,10 @@ def compile(
     input_shape: tuple[int, int, int] | None = None,
     seed: int = 0,
     memory: str = "fast",
+    records: Iterable[str | Path] = (),
+    compiler: str = "clang",
+    untuned: bool = False,
+    ignore_bad_records: bool = False,
     dump_ir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> CompiledLibrary:
@@ -87,6 +94,10 @@ def compile(
         input_shape: ``(H, W, C)`` for a model file that leaves it open.
         seed: of random weights and random calibration.
         memory: ``fast`` or ``small``: what to prefer where speed and arena compete.
+        records: files of ``mnv3c tune``, asked before the records that come with the compiler.
+        compiler: ``clang`` or ``gcc``: what will compile the library; records are kept for each.
+        untuned: use no records at all.
+        ignore_bad_records: where records cannot be used, use the default schedules and note it.
         dump_ir: folder for the graphs after each step, as text.
         progress: called with (step, done, total).
 
@@ -97,6 +108,8 @@ def compile(
     _one_of(input_dtype or INPUT_DTYPES[0], INPUT_DTYPES, "--input")
     _one_of(output_dtype or OUTPUT_DTYPES[0], OUTPUT_DTYPES, "--output-type")
     _one_of(memory, ("fast", "small"), "--memory")
+    _one_of(compiler, record_files.FAMILIES, "--compiler")
+    known, record_notes = _records(chosen, records, compiler, untuned, ignore_bad_records)
     if seed < 0:
         raise Mnv3cError(f"{seed} is negative", "--seed")
     if output is not None:
@@ -150,7 +163,9 @@ def compile(
             progress=tell,
         )
     dump("integer", print_graph(integer))
-    library = _emit(network, integer, chosen, path, memory, _facts(calibration), dump, tell)
+    settings = {"memory": memory, "compiler": compiler, "calibration": _facts(calibration)}
+    integer = _with_notes(integer, record_notes)
+    library = _emit(network, integer, chosen, path, known, settings, dump, tell)
     directory = None
     if output is not None:
         directory = Path(output)
@@ -269,24 +284,27 @@ def _emit(
     integer: Graph,
     target: targets.Target,
     path: str | None,
-    memory: str,
-    calibration: Mapping[str, object],
+    known: Sequence[record_files.Records],
+    settings: Mapping[str, object],
     dump: _Dump,
     tell: Progress,
 ) -> Library:
     paths = (path,) if path else registry.choose(target.paths, target.run_time_choice)
     tuning = target.name if target.kind == "core" else "generic"
     tell("generate C", 0, 1)
+    # A core has one path; schedules are those of a path.
+    tuned = Applied()
+    if known and len(paths) == 1:
+        tuned = apply(integer, paths[0], target, known, str(settings["compiler"]))
     library = build_library(
         integer,
         paths,
-        options=Options(tuning=tuning, memory=memory),
+        options=Options(tuning, str(settings["memory"]), tuned.schedules, tuned.tuned),
         float_graph=network,
         settings={
             "target": target.name,
             "paths": list(paths),
-            "memory": memory,
-            "calibration": dict(calibration),
+            **settings,
         },
         summary=_summary(integer, target),
         notes=notes(integer),
@@ -295,6 +313,26 @@ def _emit(
     )
     tell("generate C", 1, 1)
     return library
+
+
+def _records(
+    target: targets.Target, files: Iterable[str | Path], compiler: str, untuned: bool, fall_back: bool
+) -> tuple[list[record_files.Records], list[str]]:
+    """The records that apply to a target, and notes about those that cannot be used."""
+    wanted = [Path(f) for f in files]
+    if wanted and untuned:
+        raise Mnv3cError("not together with --records", "--untuned")
+    if wanted and target.kind != "core":
+        raise Mnv3cError(f"{target.name} is a platform; records are for one core", "--records")
+    if untuned or target.kind != "core":
+        return [], []
+    return record_sources(target, compiler, wanted, fall_back=fall_back)
+
+
+def _with_notes(graph: Graph, notes: Sequence[str]) -> Graph:
+    if not notes:
+        return graph
+    return graph.replace(meta={**graph.meta, "notes": [*_strings(graph.meta.get("notes", ())), *notes]})
 
 
 def _facts(calibration: str | Path | Iterable[np.ndarray] | None) -> dict[str, object]:

@@ -47,6 +47,25 @@ if TYPE_CHECKING:
 @click.option("--mean", metavar="R,G,B", help="Mean, of bytes or of images in 0 to 1.")
 @click.option("--std", metavar="R,G,B", help="Standard deviation, likewise.")
 @click.option("--memory", type=click.Choice(["fast", "small"]), default="fast", show_default=True)
+@click.option(
+    "--records",
+    multiple=True,
+    metavar="FILE",
+    help="Schedules that `mnv3c tune` found, before those that come with mnv3c. May be given again.",
+)
+@click.option(
+    "--compiler",
+    type=click.Choice(["clang", "gcc"]),
+    default="clang",
+    show_default=True,
+    help="What will compile the library (zig's is a clang); schedules are tuned for each.",
+)
+@click.option("--untuned", is_flag=True, help="Use the default schedules alone.")
+@click.option(
+    "--ignore-bad-records",
+    is_flag=True,
+    help="Where records cannot be used, use the default schedules and say so.",
+)
 @click.option("--dump-ir", metavar="DIR", help="Write the graphs after each step there, as text.")
 @click.option("--depfile", metavar="FILE", help="Write what the library depends on there, as a rule of Make.")
 @click.option("--list-sources", is_flag=True, help="Compile nothing; print the names of the C files.")

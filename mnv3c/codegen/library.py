@@ -76,7 +76,7 @@ def build_library(
     files["reference/integer.npz"] = serialize.dumps(graph)
     if float_graph is not None:
         files["reference/float.npz"] = serialize.dumps(float_graph)
-    manifest = _manifest(fused, lowered, emitted, settings or {}, summary, notes)
+    manifest = _manifest(fused, lowered, emitted, options, settings or {}, summary, notes)
     manifest["files"] = {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         for name, data in sorted((n, c if isinstance(c, bytes) else c.encode()) for n, c in files.items())
@@ -89,6 +89,7 @@ def _manifest(
     graph: Graph,
     lowered: Sequence[LoweredPath],
     emitted: Emitted,
+    options: Options,
     settings: Mapping[str, object],
     summary: str,
     notes: Sequence[str],
@@ -107,7 +108,7 @@ def _manifest(
         "arena_bytes": emitted.arena_bytes,
         "constant_bytes": emitted.constant_bytes,
         "macs": total_macs(graph),
-        "programs": {p.program.path: _program(graph, p, emitted) for p in lowered},
+        "programs": {p.program.path: _program(graph, p, emitted, options) for p in lowered},
     }
 
 
@@ -119,7 +120,7 @@ def _tensor(t: Tensor) -> dict[str, object]:
     return entry
 
 
-def _program(graph: Graph, lowered: LoweredPath, emitted: Emitted) -> dict[str, object]:
+def _program(graph: Graph, lowered: LoweredPath, emitted: Emitted, options: Options) -> dict[str, object]:
     program, memory = lowered.program, lowered.memory
     nodes = {n.name: n for n in graph.nodes}
     layers = []
@@ -138,6 +139,7 @@ def _program(graph: Graph, lowered: LoweredPath, emitted: Emitted) -> dict[str, 
                 "constant_bytes": emitted.layer_constants[program.path, i],
                 "scratch_bytes": sum(r.bytes for r in stage.scratch),
                 "parts": stage.parts,
+                "tuned": bool(stage.schedule) and not options.tuned.isdisjoint(stage.nodes),
                 "schedule": {node: dict(knobs) for node, knobs in stage.schedule.items()},
             }
         )

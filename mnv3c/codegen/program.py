@@ -16,7 +16,6 @@ import numpy as np
 
 from mnv3c.ir.graph import Graph
 
-
 # Values of knobs by name (``schedules/`` lists them). A knob that is left out keeps the path's own rule.
 Schedule = Mapping[str, int | str]
 
@@ -141,11 +140,13 @@ class Options:
         tuning: a core's name from ``targets/`` (``cortex-a76``), or ``generic``.
         memory: ``small`` prefers a small arena, ``fast`` prefers few instructions.
         schedules: node to the schedule that it shall have; values are legal (``mnv3c.tuning.space``).
+        tuned: nodes whose schedule tuning has found; for the manifest.
     """
 
     tuning: str = "generic"
     memory: str = "fast"
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    tuned: frozenset[str] = frozenset()
 
 
 class Path(Protocol):

@@ -1,9 +1,9 @@
 """Fusion and block shapes over a whole network: dynamic programming over its layers in order.
 
-The layers that a network may be cut into (``tasks.variants``) each have a cost, their best schedule's. A state
-of the program is what has been computed and in which forms the tensors lie that are still to be read. A
-layer that reads a tensor in a form in which it does not lie pays for the conversion, which then is there
-for others too.
+Each of the layers that a network may be cut into (``tasks.variants``) has a cost, its best schedule's. A
+state of the program is what has been computed and in which forms the tensors lie that are still to be
+read. A layer that reads a tensor in a form in which it does not lie pays for the conversion, which then
+is there for others too.
 """
 
 from __future__ import annotations

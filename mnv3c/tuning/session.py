@@ -22,7 +22,7 @@ from mnv3c.tuning.tasks import Layer, Task
 
 # Schedules of an operator in a round, and candidates handed to a device at once.
 _ROUND, _BATCH = 8, 64
-# An operator is searched if its best network costs at most this part of the operator more than the best of all.
+# An operator is searched if the best network with it costs at most this part of it more than the best of all.
 _PROMISING = 0.3
 # Operators with less than this part of a network's cost get one round.
 _SMALL = 0.004

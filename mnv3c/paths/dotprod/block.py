@@ -22,6 +22,7 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
 from mnv3c.paths.common.knobs import Knob
+from mnv3c.paths.common.shares import for_shares, own, split
 from mnv3c.paths.dotprod.builder import DENSE, Builder, Form, constants, shape_text, template_kernel
 from mnv3c.paths.dotprod.depthwise import depthwise_kernel, pack_depthwise
 from mnv3c.paths.dotprod.epilogue import Epilogue, layer_record, plan_epilogue, quad_records
@@ -30,8 +31,9 @@ from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 from mnv3c.paths.dotprod.stages import conv_matrix, is_vector, simple_result
 from mnv3c.paths.dotprod.windows import Block, WindowPlan, compatible, plan_lookup, plan_window
 
-# Bytes of window and depthwise result that should stay in a 32 KiB L1 beside input and weights.
-_FUSED_BYTES = 27 * 1024
+# Bytes of window and depthwise result that stay in a 32 KiB L1 beside input, weights and result; higher bands
+# would carry fewer rows, but fill more lines.
+_FUSED_BYTES = 16 * 1024
 _WINDOW_BYTES = 16 * 1024
 # A depthwise result of at least so many bytes is projected band by band.
 _FUSE_FROM = 64 * 1024
@@ -259,17 +261,20 @@ def lower_depthwise(
     rows_out, columns_out = grid(middle.shape, block_out)
 
     expand_fields = None
+    unit = 1
     group = min(builder.knob(node.name, "group", _GROUP), count)
     if expand is not None:
         e = plan_epilogue(expand)
         kernel = builder.pointwise(x_quads, count, columns_in, "pixel", e, knob=builder.knobs(expand.name))
-        group = -(-group // kernel.quads) * kernel.quads
+        unit = kernel.quads
+        group = -(-group // unit) * unit
         expand_fields = _pointwise_fields(parts, expand, kernel, e)
     else:
         parts.kernels.append(template_kernel("transpose"))
     held = count if project else group
     knob = builder.knobs(node.name)
     window = _plan_bands(plan, columns_in, rows_out, columns_out, held, project is not None, knob)
+    shares = split(window.bands) if project else split(count // unit)
     window_region = builder.scratch(f"{label}_window", held * window.plane, align=64)
     parts.scratch.append(window_region)
     border = _border(parts, label, conv, inner, block_in, window)
@@ -284,8 +289,8 @@ def lower_depthwise(
     _convolution(parts, node, e, pack_depthwise(conv))
     vectors = None
     if made.vector_bytes:
-        parts.scratch.append(builder.scratch(f"{label}_vectors", made.vector_bytes))
-        vectors = parts.scratch[-1].name
+        vectors = builder.scratch(f"{label}_vectors", made.vector_bytes)
+        parts.scratch.append(vectors)
 
     source = builder.need(x.name, builder.matrix_form(x, block_in) if expand else block_in)
     reads = [source]
@@ -315,7 +320,7 @@ def lower_depthwise(
         parts.scratch.append(
             builder.scratch(f"{label}_band", (window.band_rows * columns_out * count + 1) * TILE, align=64)
         )
-        middle_region = parts.scratch[-1].name
+        middle_region = parts.scratch[-1]
         if project.residual is not None:
             residual = builder.need(project.inputs[1], operand_form)
             reads += [residual] if residual not in reads else []
@@ -342,19 +347,21 @@ def lower_depthwise(
             "row_bytes": columns_out * y_quads * TILE,
         },
         middle={
-            "region": middle_region,
+            "at": own(middle_region, shares.parts) if middle_region else None,
             "block_bytes": count * TILE,
             "row_bytes": columns_out * count * TILE,
         },
         window={
-            "region": window_region.name,
+            "at": own(window_region, shares.parts),
             "rows": window.rows,
             "pitch": window.pitch,
             "left": window.left,
             "plane": window.plane,
         },
-        vectors=vectors,
+        vectors=own(vectors, shares.parts) if vectors else None,
         sums=sums,
+        shares=shares,
+        unit=unit,
         plan=plan,
         bands=window.bands,
         band_rows=window.band_rows,
@@ -384,8 +391,10 @@ def lower_depthwise(
             reads=tuple(reads),
             writes=tuple(writes),
             body=body,
-            scratch=tuple(parts.scratch),
-            in_place=((source, target),) if residual == source and behind else (),
+            scratch=for_shares(parts.scratch, shares.parts),
+            parts=shares.parts,
+            # Shares read rows of each other, which must not be written yet.
+            in_place=((source, target),) if residual == source and behind and shares.parts == 1 else (),
             kernels=tuple(parts.kernels),
             constants=tuple(c for c in parts.constants if c.name in words),
         )

@@ -10,18 +10,20 @@ from mnv3c.codegen.program import Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
+from mnv3c.paths.common.shares import Split, for_shares, own, split
 from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel, unique
+from mnv3c.paths.dotprod.chunks import chunks_of, plan_chunks
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
-from mnv3c.paths.dotprod.layout import ROW, TILE, best_block, grid, quads, tiled_bytes
-from mnv3c.paths.dotprod.pointwise import call
+from mnv3c.paths.dotprod.layout import ROW, TILE, grid, quads, tiled_bytes
+from mnv3c.paths.dotprod.pointwise import PointwiseKernel, call
 from mnv3c.paths.dotprod.vector import vector_kernel
 
-# Bytes of a 1x1 convolution's input that stay in a 32 KiB L1 while the weights stream past.
-_CHUNK_BYTES = 21 * 1024
-# Blocks of a chunk are a multiple of this: kernels take 2 or 3 at once.
-_GROUP = 6
+# A multiple of the blocks that any kernel takes at once.
+_MULTIPLE = 12
 # Columns of blocks up to which rows are worth a kernel of their own.
 _NARROW = 3
+# From this many weights on, a vector's product is worth waiting for other workers.
+_VECTOR_FROM = 48 * 1024
 
 
 def is_vector(t: Tensor) -> bool:
@@ -45,7 +47,7 @@ def lower_vector(builder: Builder, node: q.FusedConv) -> bool:
         return False
     if isinstance(node.activation, q.QLut) or y.dtype not in ("int8", "int16"):
         return False
-    made = vector_kernel(node, y.dtype)
+    made = vector_kernel(node, y.dtype, builder.knobs(node.name))
     label = identifier(node.name)
     source = builder.need(x.name, DENSE)
     target = builder.provide(y.name, DENSE)
@@ -65,19 +67,32 @@ def lower_vector(builder: Builder, node: q.FusedConv) -> bool:
         scratch.append(builder.scratch(f"{label}_result", -(-y.bytes // 16) * 16))
         after = f"\nmemcpy({write}, R_{scratch[-1].name}, {y.bytes});"
         write = f"R_{scratch[-1].name}"
-    body = call(
-        made.kernel.name,
-        "vector_call",
-        {
-            "in": f"(const int8_t *){read}",
-            "weights": f"weights_{label}",
-            "params": f"params_{label}",
-            "common": f"common_{label}",
-            "out": write,
-            "depth": made.depth,
-            "groups": made.groups,
-        },
-    )
+    # An input that is copied first is copied by one.
+    parts = split(made.groups).parts if made.weights.size >= _VECTOR_FROM and not before else 1
+    fields: dict[str, object] = {
+        "in": f"(const int8_t *){read}",
+        "weights": f"weights_{label}",
+        "params": f"params_{label}",
+        "common": f"common_{label}",
+        "out": write,
+        "depth": made.depth,
+        "groups": made.groups,
+    }
+    if parts > 1:
+        shares = Split(made.groups, parts)
+        group_bytes = -(-y.shape[2] // 4) // made.groups * 4 * (y.bytes // y.elements)
+        before = f"const int32_t first = {shares.begin};\nconst int32_t behind = {shares.end};\n"
+        if after:
+            size = f"({made.groups} == behind ? {y.bytes} : behind * {group_bytes}) - first * {group_bytes}"
+            at = f"first * {group_bytes}"
+            after = f"\nmemcpy(R_{target} + {at}, {write} + {at}, (size_t)({size}));"
+        fields |= {
+            "weights": f"weights_{label} + (ptrdiff_t)first * {made.weights.size // made.groups}",
+            "params": f"params_{label} + first * {made.params.size // made.groups}",
+            "out": f"{write} + first * {group_bytes}",
+            "groups": "behind - first",
+        }
+    body = call(made.kernel.name, "vector_call", fields)
     builder.add(
         Stage(
             name=label,
@@ -89,6 +104,7 @@ def lower_vector(builder: Builder, node: q.FusedConv) -> bool:
             scratch=tuple(scratch),
             kernels=(made.kernel,),
             constants=constants(label, arrays),
+            parts=parts,
         )
     )
     return True
@@ -108,7 +124,7 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
             return False
         builder.fall_back(node.channel_sum)
         return True
-    block = best_block(x.shape)
+    block = builder.block(node.name, "block", x.shape)
     label = identifier(node.name)
     e = plan_epilogue(node)
     rows, columns = grid(x.shape, block)
@@ -127,40 +143,60 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     edge = x.shape[1] % 4 if block == ROW and columns <= _NARROW else 0
     by_row = edge > 1 and builder.instructions.octets is None
     unit = columns if by_row else 1
-    size = _chunk(rows * columns // unit, in_quads * unit, 1 if by_row else _GROUP)
-    chunks, rest = divmod(rows * columns // unit, size)
+
+    def kernel_for(blocks: int) -> PointwiseKernel:
+        row = columns if by_row else blocks
+        return builder.pointwise(
+            in_quads, out_quads, row, "channel", e, edge if by_row else 0, plain=plain, knob=knob
+        )
+
+    knob = builder.knobs(node.name)
+    units = rows * columns // unit
+    model = kernel_for(_MULTIPLE)
+    groups = out_quads // model.quads
+    step = 1 if by_row else _MULTIPLE // model.steps
+    group_bytes = model.quads * model.quad_bytes
+    chunks = plan_chunks(units, unit, in_quads * TILE, step, groups, group_bytes)
+    size = min(builder.knob(node.name, "chunk", chunks.size), units)
+    if size != chunks.size:
+        chunks = chunks_of(units, size, groups)
     calls = []
     kernels = []
-    for count, blocks in ((chunks, size), (1, rest)):
+    for count, blocks in ((chunks.count, size), (1, chunks.rest)):
         if not count or not blocks:
             continue
         row = columns if by_row else blocks
-        kernel = builder.pointwise(in_quads, out_quads, row, "channel", e, edge if by_row else 0, plain=plain)
+        kernel = kernel_for(blocks)
         kernels.append(kernel)
-        first = f"(ptrdiff_t)chunk * {size}" if count > 1 else str(chunks * size if blocks == rest else 0)
+        first = "(ptrdiff_t)chunk" if blocks == size else str(chunks.count)
+        first = f"{first} * {size}" if chunks.count > 1 or blocks != size else "0"
         fields: dict[str, object] = {
             "in": f"(const int8_t *)R_{source} + {first} * {unit * in_quads * TILE}",
             "in_block": in_quads * TILE,
             "in_row": row * in_quads * TILE,
-            "weights": f"weights_{label}",
-            "params": f"params_{label}",
+            "weights": _of_group(f"weights_{label}", kernel.quads * kernel.quad_bytes, chunks.groups),
+            "params": _of_group(f"params_{label}", kernel.quads * e.words, chunks.groups),
             "common": f"common_{label}",
-            "out": f"(int8_t *)R_{target} + {first} * {unit * out_quads * TILE}",
+            "out": _of_group(
+                f"(int8_t *)R_{target} + {first} * {unit * out_quads * TILE}",
+                kernel.quads * TILE,
+                chunks.groups,
+            ),
             "out_block": out_quads * TILE,
             "out_row": row * out_quads * TILE,
             "out_quad": TILE,
             "depth": kernel.depth,
-            "groups": out_quads // kernel.quads,
+            "groups": "groups" if chunks.groups.parts > 1 else groups,
             "rows": blocks if by_row else 1,
             "steps": kernel.steps,
         }
         if operand is not None:
-            fields["residual"] = f"(const int8_t *)R_{operand} + {first} * {unit * out_quads * TILE}"
-        text = call(kernel.kernel.name, "pointwise_call", fields)
-        if count > 1:
-            inner = text.replace("\n", "\n  ")
-            text = f"for (int32_t chunk = 0; chunk < {count}; ++chunk) {{\n  {inner}\n}}"
-        calls.append(text)
+            fields["residual"] = _of_group(
+                f"(const int8_t *)R_{operand} + {first} * {unit * out_quads * TILE}",
+                kernel.quads * TILE,
+                chunks.groups,
+            )
+        calls.append(call(kernel.kernel.name, "pointwise_call", fields))
     arrays = {
         "weights": (kernels[0].pack(conv_matrix(node)), "weight"),
         "params": (quad_records(node, e), "multiplier"),
@@ -173,25 +209,14 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
             nodes=(node.name,),
             reads=tuple(reads),
             writes=(target,),
-            body="\n".join(calls),
+            body=chunks.loop(calls),
+            parts=chunks.parts,
             in_place=((operand, target),) if operand is not None and operand != source else (),
             kernels=unique([k.kernel for k in kernels]),
             constants=constants(label, arrays),
         )
     )
     return True
-
-
-def _chunk(units: int, in_quads: int, group: int) -> int:
-    """Units (blocks, or rows of them) whose input stays in L1 while the weights stream past.
-
-    An even share of all, a multiple of ``group``.
-    """
-    most = max(_CHUNK_BYTES // (in_quads * TILE) // group * group, group)
-    if units <= most:
-        return units
-    share = -(-units // -(-units // most))
-    return -(-share // group) * group
 
 
 def _lower_pooled(builder: Builder, node: q.FusedConv) -> bool:
@@ -201,26 +226,36 @@ def _lower_pooled(builder: Builder, node: q.FusedConv) -> bool:
     unused = not graph.consumers(y.name) and y.name not in graph.outputs
     if not unused or node.outputs[1] in graph.outputs or node.residual is not None:
         return False
-    block = best_block(x.shape)
+    block = builder.block(node.name, "block", x.shape)
     label = identifier(node.name)
     e = plan_epilogue(node, store=False, want_sum=True)
     rows, columns = grid(x.shape, block)
     edge_pixels = x.shape[1] % 4 if block == ROW else 0
     if not edge_pixels:
         rows, columns = 1, rows * columns
-    kernel = builder.pointwise(quads(x.shape[2]), quads(y.shape[2]), columns, "pixel", e, edge_pixels)
+    kernel = builder.pointwise(
+        quads(x.shape[2]), quads(y.shape[2]), columns, "pixel", e, edge_pixels, knob=builder.knobs(node.name)
+    )
     source = builder.need(x.name, builder.matrix_form(x, block))
     target = builder.provide(node.outputs[1], DENSE)
+    shares = split(quads(y.shape[2]) // kernel.quads)
+    groups: object = shares.units
+    before = f"int32_t *const sums = (int32_t *)(void *)R_{target};\n"
+    if shares.parts > 1:
+        before = f"const int32_t first = {shares.begin};\nconst int32_t groups = {shares.end} - first;\n"
+        before += f"int32_t *const sums = (int32_t *)(void *)R_{target} + first * {kernel.quads * 4};\n"
+        groups = "groups"
+    before += f"memset(sums, 0, (size_t){groups} * {kernel.quads * 16});\n"
     fields: dict[str, object] = {
         "in": f"(const int8_t *)R_{source}",
         "in_block": quads(x.shape[2]) * TILE,
         "in_row": columns * quads(x.shape[2]) * TILE,
-        "weights": f"weights_{label}",
-        "params": f"params_{label}",
+        "weights": _of_group(f"weights_{label}", kernel.quads * kernel.quad_bytes, shares),
+        "params": _of_group(f"params_{label}", kernel.quads * e.words, shares),
         "common": f"common_{label}",
-        "sums": f"(int32_t *)(void *)R_{target}",
+        "sums": "sums",
         "depth": kernel.depth,
-        "groups": quads(y.shape[2]) // kernel.quads,
+        "groups": groups,
         "rows": rows,
         "steps": kernel.steps,
     }
@@ -236,13 +271,18 @@ def _lower_pooled(builder: Builder, node: q.FusedConv) -> bool:
             nodes=(node.name,),
             reads=(source,),
             writes=(target,),
-            body=f"memset(R_{target}, 0, {quads(y.shape[2]) * 16});\n"
-            + call(kernel.kernel.name, "pointwise_call", fields),
+            body=before + call(kernel.kernel.name, "pointwise_call", fields),
             kernels=(kernel.kernel,),
             constants=constants(label, arrays),
+            parts=shares.parts,
         )
     )
     return True
+
+
+def _of_group(at: str, step: int, shares: Split) -> str:
+    """C: where the data of the group ``first`` lie, ``step`` elements a group."""
+    return at if shares.parts == 1 else f"{at} + (ptrdiff_t)first * {step}"
 
 
 def conv_matrix(node: q.FusedConv) -> np.ndarray:
@@ -260,7 +300,15 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
     e = plan_epilogue(node)
     rows, columns = grid(y.shape, ROW)
     depth = conv.kernel[0] * conv.kernel[1] * x.shape[2]
-    kernel = builder.pointwise(quads(depth), quads(y.shape[2]), columns, "channel", e, plain=("in", "out"))
+    kernel = builder.pointwise(
+        quads(depth),
+        quads(y.shape[2]),
+        columns,
+        "channel",
+        e,
+        plain=("in", "out"),
+        knob=builder.knobs(node.name),
+    )
     source = builder.need(x.name, DENSE)
     target = builder.provide(y.name, ROW)
     zero_point = np.broadcast_to(np.asarray(x.quant.zero_point if x.quant else (0,), np.int8), x.shape[2:])
@@ -272,12 +320,13 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
     }
     gather = template_kernel("gather")
     windows = builder.scratch(f"{label}_windows", (columns * quads(depth) + 1) * TILE)
+    shares = split(rows)
     gather_call = call(
         gather.name,
         "gather_call",
         {
             "in": f"(const int8_t *)R_{source}",
-            "out": f"(int8_t *)R_{windows.name}",
+            "out": "windows",
             "padding": f"padding_{label}",
             "row": "row",
             "height": x.shape[0],
@@ -298,7 +347,7 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
         kernel.kernel.name,
         "pointwise_call",
         {
-            "in": f"(const int8_t *)R_{windows.name}",
+            "in": "windows",
             "in_block": quads(depth) * TILE,
             "weights": f"weights_{label}",
             "params": f"params_{label}",
@@ -313,8 +362,9 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
         },
     )
     loop = "\n".join(f"  {line}" for line in f"{gather_call}\n{multiply}".split("\n"))
-    body = f"memset(R_{windows.name}, 0, {windows.bytes});\n"
-    body += f"for (int32_t row = 0; row < {rows}; ++row) {{\n{loop}\n}}"
+    body = f"int8_t *const windows = (int8_t *){own(windows, shares.parts)};\n"
+    body += f"memset(windows, 0, {windows.bytes});\n"
+    body += f"for (int32_t row = {shares.begin}; row < {shares.end}; ++row) {{\n{loop}\n}}"
     builder.add(
         Stage(
             name=label,
@@ -323,7 +373,8 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
             reads=(source,),
             writes=(target,),
             body=body,
-            scratch=(windows,),
+            scratch=for_shares((windows,), shares.parts),
+            parts=shares.parts,
             kernels=(gather, kernel.kernel),
             constants=constants(label, arrays),
         )
@@ -337,7 +388,7 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
     y = builder.graph.tensor(node.output)
     if is_vector(x) or not is_vector(gate) or x.dtype != "int8" or y.dtype != "int8":
         return False
-    block = best_block(x.shape)
+    block = builder.block(node.name, "block", x.shape)
     label = identifier(node.name)
     channels = x.shape[2]
     rows, columns = grid(x.shape, block)
@@ -363,12 +414,16 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
     read, gate_region = builder.need(x.name, block), builder.need(gate.name, DENSE)
     write = builder.provide(y.name, form)
     spread = builder.scratch(f"{label}_terms", quads(channels) * 32)
-    body = (
+    shares = split(rows * columns)
+    at = "" if shares.parts == 1 else f" + (ptrdiff_t)first * {quads(channels) * TILE}"
+    body = "" if shares.parts == 1 else f"const int32_t first = {shares.begin};\n"
+    body += (
+        f"int16_t *const terms = (int16_t *)(void *){own(spread, shares.parts)};\n"
         f"gate_factors_dotprod((const int16_t *)(const void *)R_{gate_region}, factor_{label},"
-        f" zeros_{label}, (int16_t *)(void *)R_{spread.name}, {quads(channels)});\n"
-        f"{name}((const int8_t *)R_{read}, (int8_t *)R_{write},"
-        f" (const int16_t *)(const void *)R_{spread.name},"
-        f" {node.offset}, {node.low}, {node.high}, {rows * columns}, {quads(channels)});"
+        f" zeros_{label}, terms, {quads(channels)});\n"
+        f"{name}((const int8_t *)R_{read}{at}, (int8_t *)R_{write}{at}, terms,"
+        f" {node.offset}, {node.low}, {node.high},"
+        f" {shares.end}{' - first' if shares.parts > 1 else ''}, {quads(channels)});"
     )
     builder.add(
         Stage(
@@ -378,8 +433,9 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
             reads=(read, gate_region),
             writes=(write,),
             body=body,
-            scratch=(spread,),
+            scratch=for_shares((spread,), shares.parts),
             in_place=((read, write),),
+            parts=shares.parts,
             kernels=(template_kernel("gate_factors"), Kernel(name, source)),
             constants=constants(label, {"factor": (factors, "multiplier"), "zeros": (zeros, "table")}),
         )

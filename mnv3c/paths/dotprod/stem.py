@@ -8,6 +8,7 @@ from mnv3c.codegen.program import Kernel, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
+from mnv3c.paths.common.shares import for_shares, own, split
 from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import ROW, TILE, grid, quads
@@ -108,12 +109,13 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
     pitch = -(-max(widest, (conv.pad[1] + x.shape[1]) * channels + 64) // (16 * channels)) * 16 * channels
     ring = builder.scratch(f"{label}_rows", kh * pitch)
     windows = builder.scratch(f"{label}_windows", (columns * in_quads + 1) * TILE)
+    shares = split(rows)
     body = render(
         "kernels/dotprod/stem.c.j2",
         source=source,
-        ring=ring.name,
-        windows=windows.name,
-        target=target,
+        ring=own(ring, shares.parts),
+        windows=own(windows, shares.parts),
+        shares=shares,
         label=label,
         gather=gather.name,
         height=x.shape[0],
@@ -124,13 +126,12 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
         pad=conv.pad,
         pitch=pitch,
         flip=-128 if flip else 0,
-        rows=rows,
         columns=columns,
         multiply=call(
             multiply.kernel.name,
             "pointwise_call",
             {
-                "in": f"(const int8_t *)R_{windows.name}",
+                "in": "windows",
                 "in_block": in_quads * TILE,
                 "weights": f"weights_{label}",
                 "params": f"params_{label}",
@@ -159,7 +160,8 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
             reads=(source,),
             writes=(target,),
             body=body,
-            scratch=(ring, windows),
+            scratch=for_shares((ring, windows), shares.parts),
+            parts=shares.parts,
             kernels=(template_kernel("input_row"), gather, multiply.kernel),
             constants=constants(label, arrays),
         )

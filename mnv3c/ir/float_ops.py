@@ -87,3 +87,60 @@ class Pool(Node):
 @dataclass(frozen=True)
 class Softmax(Node):
     """Softmax over the channels."""
+
+
+@dataclass(frozen=True)
+class Resize(Node):
+    """Interpolation to the height and width of the output tensor (``mnv3c.ir.positions``).
+
+    Attributes:
+        kind: ``bilinear`` or ``nearest``.
+        coordinates: ``align_corners``, ``half_pixel`` or ``asymmetric``.
+        rounding: of ``nearest``: ``floor``, ``ceil``, ``half_down`` or ``half_up``.
+    """
+
+    kind: str
+    coordinates: str
+    rounding: str = "floor"
+
+
+@dataclass(frozen=True)
+class ArgMax(Node):
+    """Number of the greatest channel, the first of equals: ``(H, W, C)`` to ``(H, W, 1)``."""
+
+
+@dataclass(frozen=True)
+class Concat(Node):
+    """The inputs one behind the other along ``axis``: 0 height, 1 width, 2 channels."""
+
+    axis: int
+
+
+@dataclass(frozen=True)
+class Slice(Node):
+    """A box out of the input: the output's shape, from ``begin`` (height, width, channel)."""
+
+    begin: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Pad(Node):
+    """``pad`` (top, left, bottom, right) pixels of zeros around the input."""
+
+    pad: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class TransposedConv2d(Node):
+    """The gradient of a convolution: ``out[y * stride - pad + i] += weight[i] * in[y]``, plus bias.
+
+    Attributes:
+        weight: float32 ``[out, kernel_h, kernel_w, in]``.
+        bias: float32 ``[out]``.
+        pad: ``(top, left, bottom, right)``, cut off the full result.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)

@@ -254,6 +254,118 @@ class QMaxPool(Node):
     pad: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
+@dataclass(frozen=True, eq=False)
+class QAveragePool(Node):
+    """Mean over windows, requantised (numerics.md, "Pooling").
+
+    ``acc = bias[c] + sum`` over the window; then ``requant``, whose multiplier has the division by the
+    window's area in it. A tap on padding counts as the input's zero point; with ``count_include_pad``
+    false it does not count, and the sum of the ``n`` taps inside is brought to the whole area ``a``
+    first: ``floor((2 * sum * a + n) / (2 * n))``.
+
+    Attributes:
+        bias: int32 ``[C]``: zero points.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    bias: np.ndarray
+    requant: Requant
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+    count_include_pad: bool = False
+
+
+@dataclass(frozen=True)
+class QWindowMean(Node):
+    """Mean over windows at the input's own quantisation, for models whose runtime keeps that.
+
+    ``n`` taps inside the map count: ``out = min(max(floor((2 * sum + n) / (2 * n)), low), high)``; with
+    ``away`` halves are rounded away from zero instead of up.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+    away: bool = False
+    low: int = -128
+    high: int = 127
+
+
+@dataclass(frozen=True)
+class QSigmoid(Node):
+    """Logistic function of an int16 tensor to an int16 gate in Q15 (numerics.md, "Sigmoid").
+
+    One unit of ``x`` is ``2**-12``. Linear between the entries of a table of 257:
+    ``i = (x + 32768) >> 8``, ``r = (x + 32768) & 255``,
+    ``out = table[i] + (((table[i + 1] - table[i]) * r + 128) >> 8)``.
+
+    Attributes:
+        table: ``min(round(2**15 / (1 + exp(-(i - 128) / 16))), 32767)`` for i = 0 to 256.
+    """
+
+    table: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class QAdd16(Node):
+    """Sum of two int16 tensors of one shape to int16: ``sat16(rdmulh16(a, m0) + rdmulh16(b, m1))``.
+
+    Attributes:
+        multipliers: Q15, ratios of the operands' scales to the output's; all zero points are 0.
+    """
+
+    multipliers: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class QResize(Node):
+    """Interpolation at the input's own quantisation, int8 or int16 (numerics.md, "Resize").
+
+    Attributes:
+        kind, coordinates, rounding: as in ``float_ops.Resize``.
+        bits: fraction of the weights of ``bilinear``; at most 11 for int8, 7 for int16.
+    """
+
+    kind: str
+    coordinates: str
+    rounding: str = "floor"
+    bits: int = 11
+
+
+@dataclass(frozen=True)
+class QArgMax(Node):
+    """Number of the greatest channel, the first of equals: int8 or int16 to uint8 ``(H, W, 1)``."""
+
+
+@dataclass(frozen=True)
+class QConcat(Node):
+    """int8 tensors of one quantisation, one behind the other along ``axis`` (height, width, channels)."""
+
+    axis: int
+
+
+@dataclass(frozen=True)
+class QSlice(Node):
+    """A box out of an int8 or int16 tensor: the output's shape, from ``begin``."""
+
+    begin: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class QSpread(Node):
+    """Pixels set apart: ``out[top + y * stride, left + x * stride] = in[y, x]``, the rest is the zero point.
+
+    With ``stride`` 1 this is padding; with more it makes a transposed convolution a plain one.
+
+    Attributes:
+        stride: ``(vertical, horizontal)``.
+        pad: ``(top, left, bottom, right)``.
+    """
+
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Quantize(Node):
     """float32 to int8 at the library's door: ``sat8(round_half_even(x * inverse_scale[c]) + zero_point[c])``.
@@ -304,3 +416,16 @@ class FusedConv(Node):
         """The primitives in execution order."""
         every = (self.conv, self.activation, self.residual, self.channel_sum)
         return tuple(p for p in every if p is not None)
+
+
+@dataclass(frozen=True)
+class FusedResizeArgMax(Node):
+    """A resize whose result only ``argmax`` reads: pixel by pixel, nothing of full size but the classes."""
+
+    resize: QResize
+    argmax: QArgMax
+
+    @property
+    def parts(self) -> tuple[Node, ...]:
+        """The primitives in execution order."""
+        return self.resize, self.argmax

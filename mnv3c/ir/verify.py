@@ -10,6 +10,7 @@ import numpy as np
 from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import DTYPE_BYTES, Graph, Node, Shape
+from mnv3c.ir.verify_spatial import rules
 from mnv3c.reference.windows import window_output_size
 
 
@@ -220,4 +221,5 @@ _RULES: dict[type[Node], Callable[[Graph, Any], None]] = {
     q.FlipSign: _same_shape,
     q.Dequantize: _same_shape,
     q.FusedConv: _fused,
+    **rules(_require),
 }

@@ -12,12 +12,14 @@ from mnv3c.passes.eliminate_dead_nodes import eliminate_dead_nodes
 from mnv3c.passes.fuse_activation import fuse_activation
 from mnv3c.passes.fuse_channel_sum import fuse_channel_sum
 from mnv3c.passes.fuse_residual import fuse_residual
+from mnv3c.passes.fuse_resize_argmax import fuse_resize_argmax
 
 PIPELINE: tuple[Callable[[Graph], Graph], ...] = (
     eliminate_dead_nodes,
     fuse_activation,
     fuse_residual,
     fuse_channel_sum,
+    fuse_resize_argmax,
 )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph, Node
+from mnv3c.reference import spatial
 from mnv3c.reference.windows import windows
 
 Values = dict[str, np.ndarray]
@@ -24,8 +25,15 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], *, keep: bool = False) -
         values[name] = got.astype(np.float32)
     for node in graph.nodes:
         args = [values[i] for i in node.inputs]
-        values[node.output] = _RULES[type(node)](node, *args).astype(np.float32)
+        values[node.output] = evaluate(graph, node, args).astype(np.float32)
     return values if keep else {name: values[name] for name in graph.outputs}
+
+
+def evaluate(graph: Graph, node: Node, args: list[np.ndarray]) -> np.ndarray:
+    """The output of one node; raises ``KeyError`` for one that is not of the float graph."""
+    if type(node) in spatial.FLOAT_RULES:
+        return spatial.FLOAT_RULES[type(node)](graph, node, *args)
+    return _RULES[type(node)](node, *args)
 
 
 def _conv(node: f.Conv2d, x: np.ndarray) -> np.ndarray:
@@ -88,4 +96,4 @@ _RULES: dict[type[Node], Callable[..., np.ndarray]] = {
     f.Pool: _pool,
     f.Softmax: _softmax,
 }
-SUPPORTED: tuple[type[Node], ...] = tuple(_RULES)
+SUPPORTED: tuple[type[Node], ...] = (*_RULES, *spatial.FLOAT_RULES)

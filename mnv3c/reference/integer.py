@@ -10,6 +10,9 @@ import numpy as np
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.reference.arithmetic import I64, rdmulh16, rdmulh32, rounding_shift_right, sat8, sat16
+from mnv3c.reference.requantize import requantize as requantize
+from mnv3c.reference.requantize import second_rounding
+from mnv3c.reference.spatial import INTEGER_RULES, interpolate
 from mnv3c.reference.windows import windows
 
 Values = dict[str, np.ndarray]
@@ -50,26 +53,15 @@ def execute(graph: Graph, node: Node, values: Values, between: str = "int16") ->
             execute(graph, part, inner, between)
         values.update({name: inner[name] for name in node.outputs})
         return
+    if isinstance(node, q.FusedResizeArgMax):
+        size = graph.tensor(node.output).shape[:2]
+        scores = interpolate(node.resize, values[node.inputs[0]], size)
+        values[node.output] = scores.argmax(axis=-1, keepdims=True).astype(np.uint8)
+        return
     tensor = graph.tensors.get(node.output)
     dtype = tensor.dtype if tensor else between
     result = _RULES[type(node)](graph, node, [values[i] for i in node.inputs], dtype)
     values[node.output] = result.astype(dtype)
-
-
-def requantize(acc: np.ndarray, r: q.Requant, dtype: str) -> np.ndarray:
-    """int64 accumulators ``[..., C]`` to int16 or int8 (numerics.md, "Requantisation")."""
-    product = rdmulh32(acc << r.shift, r.multiplier)
-    v = sat16(product if r.right is None else _second_rounding(product, r.right, away=False))
-    if dtype == "int16":
-        return v
-    return np.clip(v + r.offset.astype(I64), r.low, r.high)
-
-
-def _second_rounding(x: np.ndarray, n: np.ndarray, away: bool) -> np.ndarray:
-    """Rounding shift right by ``n[c]``, of which 0 leaves a channel as it is; halves up or away from 0."""
-    n = n.astype(I64)
-    half = (1 << n) >> 1
-    return np.sign(x) * ((np.abs(x) + half) >> n) if away else (x + half) >> n
 
 
 def _pad_value(tensor: Tensor) -> np.ndarray:
@@ -138,7 +130,7 @@ def _add32(_: Graph, node: q.QAdd32, args: list[np.ndarray], dtype: str) -> np.n
 def _multiply(_: Graph, node: q.QMultiply, args: list[np.ndarray], dtype: str) -> np.ndarray:
     a, b = (x.astype(I64) - z for x, z in zip(args, node.zero_points, strict=True))
     product = rdmulh32((a * b) << node.shift, np.asarray(node.multiplier))
-    v = sat16(_second_rounding(product, np.asarray(node.right), away=True))
+    v = sat16(second_rounding(product, np.asarray(node.right), away=True))
     return np.clip(v + node.offset, node.low, node.high)
 
 
@@ -200,5 +192,6 @@ _RULES: dict[type[Node], Callable[..., np.ndarray]] = {
     q.Quantize: _quantize,
     q.FlipSign: _flip_sign,
     q.Dequantize: _dequantize,
+    **INTEGER_RULES,
 }
-SUPPORTED: tuple[type[Node], ...] = (*_RULES, q.FusedConv)
+SUPPORTED: tuple[type[Node], ...] = (*_RULES, q.FusedConv, q.FusedResizeArgMax)

@@ -1,0 +1,145 @@
+"""Stages of portable C for the operators that move or interpolate pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mnv3c.codegen.program import Stage
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import DTYPE_BYTES, Graph, Node, Tensor
+from mnv3c.ir.positions import positions
+from mnv3c.paths.ref.base import Regions, each_channel, make_stage, row_parts, shape_text
+
+
+def _tables(node: q.QResize, x: Tensor, y: Tensor) -> dict[str, tuple[np.ndarray, str]]:
+    """Where each output row and column reads, and between neighbours with which weight; int16."""
+    tables: dict[str, tuple[np.ndarray, str]] = {}
+    for axis, name in enumerate(("row", "column")):
+        at = positions(x.shape[axis], y.shape[axis], node.coordinates)
+        if node.kind == "nearest":
+            tables[f"{name}s"] = (at.nearest(node.rounding).astype(np.int16), "table")
+            continue
+        below, weights = at.weights(node.bits)
+        tables[f"{name}s"] = (below.astype(np.int16), "table")
+        tables[f"{name}_weights"] = (weights.astype(np.int16), "table")
+    return tables
+
+
+def _resize(graph: Graph, node: q.QResize, regions: Regions) -> Stage:
+    x, y = graph.tensor(node.inputs[0]), graph.tensor(node.output)
+    return make_stage(
+        graph,
+        node,
+        regions,
+        "resize.c.j2",
+        title=f"resize {node.kind}, {shape_text(x)} to {shape_text(y)}",
+        constants=_tables(node, x, y),
+        parts=row_parts(y),
+    )
+
+
+def _resize_argmax(graph: Graph, node: q.FusedResizeArgMax, regions: Regions) -> Stage:
+    x, y = graph.tensor(node.inputs[0]), graph.tensor(node.output)
+    return make_stage(
+        graph,
+        node,
+        regions,
+        "resize_argmax.c.j2",
+        title=f"resize {node.resize.kind} and argmax, {shape_text(x)} to {shape_text(y)}",
+        constants=_tables(node.resize, x, y),
+        parts=row_parts(y),
+        scratch=4 * (x.shape[1] + 1) * x.shape[2],
+    )
+
+
+def _argmax(graph: Graph, node: q.QArgMax, regions: Regions) -> Stage:
+    x = graph.tensor(node.inputs[0])
+    title = f"argmax, {shape_text(x)}"
+    return make_stage(graph, node, regions, "argmax.c.j2", title=title, parts=row_parts(x))
+
+
+def _sigmoid(graph: Graph, node: q.QSigmoid, regions: Regions) -> Stage:
+    title = f"sigmoid, {shape_text(graph.tensor(node.output))}"
+    constants = {"sigmoid": (np.asarray(node.table, np.int16), "table")}
+    return make_stage(graph, node, regions, "sigmoid.c.j2", title=title, constants=constants, in_place=0)
+
+
+def _add16(graph: Graph, node: q.QAdd16, regions: Regions) -> Stage:
+    title = f"add, 16 bits, {shape_text(graph.tensor(node.output))}"
+    return make_stage(graph, node, regions, "add16.c.j2", title=title)
+
+
+def _average_pool(graph: Graph, node: q.QAveragePool | q.QWindowMean, regions: Regions) -> Stage:
+    x, y = graph.tensor(node.inputs[0]), graph.tensor(node.output)
+    constants: dict[str, tuple[np.ndarray, str]] = {}
+    if isinstance(node, q.QAveragePool):
+        constants = {
+            "bias": (node.bias, "bias"),
+            "multiplier": (node.requant.multiplier, "multiplier"),
+            "offset": (each_channel(node.requant.offset, y), "table"),
+        }
+        if node.count_include_pad and any(node.pad):
+            zero_point = np.asarray(x.quant.zero_point if x.quant else (0,), np.int8)
+            constants["padding"] = (each_channel(zero_point, x), "table")
+    return make_stage(
+        graph,
+        node,
+        regions,
+        "average_pool.c.j2",
+        title=f"average pool {node.kernel[0]}x{node.kernel[1]}, {shape_text(x)} to {shape_text(y)}",
+        constants=constants,
+        parts=row_parts(y),
+        scratch=4 * x.shape[2],
+        mean=isinstance(node, q.QWindowMean),
+    )
+
+
+def _concat(graph: Graph, node: q.QConcat, regions: Regions) -> Stage:
+    """Runs of neighbouring bytes: whole tensors, rows or pixels, as the axis says."""
+    y = graph.tensor(node.output)
+    size = DTYPE_BYTES[y.dtype]
+    turns = int(np.prod(y.shape[: node.axis]))
+    runs, offset = [], 0
+    for name in node.inputs:
+        count = graph.tensor(name).elements // turns
+        runs.append({"from": f"R_{regions[name]}", "offset": offset * size, "bytes": count * size})
+        offset += count
+    return make_stage(
+        graph,
+        node,
+        regions,
+        "concat.c.j2",
+        title=f"concatenate {len(runs)} to {shape_text(y)}",
+        turns=turns,
+        row=offset * size,
+        runs=runs,
+    )
+
+
+def _slice(graph: Graph, node: q.QSlice, regions: Regions) -> Stage:
+    title = f"slice {shape_text(graph.tensor(node.output))} of {shape_text(graph.tensor(node.inputs[0]))}"
+    return make_stage(graph, node, regions, "slice.c.j2", title=title)
+
+
+def _spread(graph: Graph, node: q.QSpread, regions: Regions) -> Stage:
+    x, y = graph.tensor(node.inputs[0]), graph.tensor(node.output)
+    zero_point = np.asarray(x.quant.zero_point if x.quant else (0,), np.int8)
+    constants = {"padding": (each_channel(zero_point, x), "table")}
+    title = f"{'pad' if node.stride == (1, 1) else 'set apart'}, {shape_text(x)} to {shape_text(y)}"
+    return make_stage(graph, node, regions, "spread.c.j2", title=title, constants=constants)
+
+
+RULES: dict[type[Node], Callable[..., Stage]] = {
+    q.QResize: _resize,
+    q.FusedResizeArgMax: _resize_argmax,
+    q.QArgMax: _argmax,
+    q.QSigmoid: _sigmoid,
+    q.QAdd16: _add16,
+    q.QAveragePool: _average_pool,
+    q.QWindowMean: _average_pool,
+    q.QConcat: _concat,
+    q.QSlice: _slice,
+    q.QSpread: _spread,
+}

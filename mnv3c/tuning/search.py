@@ -47,6 +47,11 @@ class Search:
         key = min(self._told, key=lambda k: self._told[k])
         return dict(zip(self._knobs, key, strict=True)), self._told[key]
 
+    def ranked(self) -> list[Schedule]:
+        """All schedules that worked, the cheapest first."""
+        good = [k for k, cost in self._told.items() if math.isfinite(cost)]
+        return [dict(zip(self._knobs, k, strict=True)) for k in sorted(good, key=lambda k: self._told[k])]
+
     @property
     def tried(self) -> int:
         return len(self._told)

@@ -21,7 +21,7 @@ from mnv3c.tuning.space import Op
 from mnv3c.tuning.tasks import Layer, Task
 
 # Schedules of an operator in a round, and candidates handed to a device at once.
-_ROUND, _BATCH = 8, 64
+_ROUND, _BATCH = 8, 32
 # An operator is searched if the best network with it costs at most this part of it more than the best of all.
 _PROMISING = 0.3
 # Operators with less than this part of a network's cost get one round.
@@ -70,6 +70,7 @@ class Outcome:
         default_cost, best_cost: the sums of their costs.
         measured, known: candidates measured, and found in the journal.
         failed: what did not work: operator, schedule, reason.
+        ranked: of each operator the schedules that were measured, cheapest first.
         complete: false if time or the user ended the search.
     """
 
@@ -81,6 +82,7 @@ class Outcome:
     measured: int
     known: int
     failed: tuple[tuple[str, Schedule, str], ...]
+    ranked: Mapping[Op, Sequence[Schedule]]
     complete: bool
 
 
@@ -140,6 +142,29 @@ class Session:
             self._defaults("default schedules", dict.fromkeys(layer.op for layer in self._own))
             self._defaults("other block shapes and fusions", dict.fromkeys(v.op for v in self._variants))
             complete = self._rounds()
+        except KeyboardInterrupt:
+            complete = False
+        return self._outcome(complete)
+
+    def finals(self, prior: Outcome, count: int) -> Outcome:
+        """Measure the network that another device found best, of each operator ``count`` schedules."""
+        complete = True
+        try:
+            # Both networks, so that the device itself says which of them is better.
+            self._defaults("default schedules", dict.fromkeys(layer.op for layer in prior.default))
+            self._defaults("other block shapes and fusions", dict.fromkeys(layer.op for layer in prior.best))
+            for op in dict.fromkeys(layer.op for layer in prior.best):
+                state = self._states.get(op)
+                if state is None or self._time_is_up():
+                    complete = False
+                    break
+                batch = []
+                for schedule in list(prior.ranked.get(op, ()))[:count]:
+                    candidate, _ = state.task.candidate(schedule)
+                    batch.append((op, candidate, schedule))
+                costs = self._measure("best schedules", batch)
+                for _, candidate, schedule in batch:
+                    state.search.tell(schedule, costs[candidate.key])
         except KeyboardInterrupt:
             complete = False
         return self._outcome(complete)
@@ -276,6 +301,7 @@ class Session:
             self._measured,
             self._known,
             tuple(self._failed),
+            {op: state.search.ranked() for op, state in self._states.items()},
             complete,
         )
 

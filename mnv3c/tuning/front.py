@@ -1,0 +1,188 @@
+"""``mnv3c tune`` as functions: from a model's name to a file of records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mnv3c import api, targets
+from mnv3c.errors import Mnv3cError
+from mnv3c.ir.graph import Graph
+from mnv3c.paths import registry
+from mnv3c.targets import Target
+from mnv3c.toolchain import find
+from mnv3c.tuning import records, report
+from mnv3c.tuning.devices import SIMULATED, open_device
+from mnv3c.tuning.journal import Journal
+from mnv3c.tuning.records import Records
+from mnv3c.tuning.session import Outcome, Progress, Session, Settings
+
+TUNED_PATHS = ("i8mm", "dotprod")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished search.
+
+    Attributes:
+        name: of the network.
+        compiler: family and major version that the records are for.
+        file: the records.
+        unit: of all costs.
+    """
+
+    name: str
+    core: str
+    path: str
+    device: str
+    compiler: str
+    unit: str
+    file: Path
+    outcome: Outcome
+
+    @property
+    def hint(self) -> str:
+        """What ``compile`` needs beside the file."""
+        return "" if self.compiler.startswith("clang") else f" --compiler {self.compiler.split()[0]}"
+
+
+def compiler_name(cc: str | None) -> str:
+    """Family and major version of the compiler that candidates are built with.
+
+    Raises:
+        Mnv3cError: there is none.
+    """
+    found = find("aarch64", cc)
+    version = re.search(r"(\d+)\.\d+", found.version)
+    return f"{records.family_of(found.kind)} {version[1] if version else '?'}"
+
+
+def tuned_path(core: Target, path: str | None) -> str:
+    """The path to tune: the one asked for, else the core's best.
+
+    Raises:
+        Mnv3cError: a platform, a path that the core does not have, or one without schedules.
+    """
+    if core.core is None:
+        raise Mnv3cError(f"{core.name} is a platform; schedules are searched for a core", "--target")
+    wanted = path or registry.choose(core.paths, core.run_time_choice)[0]
+    if wanted not in core.paths:
+        raise Mnv3cError(f"{core.name} has no path {wanted}", "--path")
+    if wanted not in TUNED_PATHS:
+        raise Mnv3cError(f"the path {wanted} has no knobs (with knobs: {', '.join(TUNED_PATHS)})", "--path")
+    return wanted
+
+
+def integer_graph(model: str, **options: Any) -> Graph:
+    """A model as the integer graph whose layers are measured; scales are of no matter for their speed."""
+    if api.comes_quantized(model):
+        return api.load_quantized(model)
+    seed = int(options.get("seed", 0))
+    return api.quantize(api.load(model, **options), seed=seed)
+
+
+def tune(
+    model: str,
+    target: str,
+    *,
+    device: str = SIMULATED,
+    file: Path | None = None,
+    path: str | None = None,
+    cc: str | None = None,
+    settings: Settings,
+    finalists: int = 4,
+    fresh: bool = False,
+    tell: Callable[[Progress], None] = lambda progress: None,
+    **options: Any,
+) -> Tuned:
+    """Search a network's schedules and merge them into a file of records.
+
+    Args:
+        finalists: schedules of an operator that a real device times.
+        options: of the model, as ``api.load`` takes them.
+
+    Raises:
+        Mnv3cError: bad use; no compiler, emulator or device; a file that cannot be read or written.
+    """
+    core = targets.get(target)
+    chosen = tuned_path(core, path)
+    into = file or Path(f"{core.name}.json")
+    known = records.load(into, core) if into.is_file() else Records(core.name)
+    compiler = compiler_name(cc)
+    graph = integer_graph(model, **options)
+    journal_file = into.with_name(f"{into.name}.journal")
+    if fresh:
+        journal_file.unlink(missing_ok=True)
+    outcome = None
+    if device != SIMULATED:
+        outcome = _search(graph, chosen, core, SIMULATED, cc, compiler, settings, journal_file, tell, None, 0)
+        settings = replace(settings, trials=finalists)
+    outcome = _search(
+        graph, chosen, core, device, cc, compiler, settings, journal_file, tell, outcome, finalists
+    )
+    records.save(into, known.merged(outcome.records))
+    unit = outcome.records[0].unit if outcome.records else "cycles"
+    measured_by = outcome.records[0].device if outcome.records else device
+    return Tuned(graph.name, core.name, chosen, measured_by, compiler, unit, into, outcome)
+
+
+def _search(
+    graph: Graph,
+    path: str,
+    core: Target,
+    where: str,
+    cc: str | None,
+    compiler: str,
+    settings: Settings,
+    journal_file: Path,
+    tell: Callable[[Progress], None],
+    prior: Outcome | None,
+    finalists: int,
+) -> Outcome:
+    """A session on one device; ``prior`` is what the simulated core found."""
+    device = open_device(where, core, cc=cc)
+    journal = Journal(journal_file, device.name, compiler)
+    try:
+        session = Session(graph, path, core, device, compiler, settings, journal, tell)
+        return session.run() if prior is None else session.finals(prior, finalists)
+    finally:
+        journal.close()
+        device.close()
+
+
+def facts(done: Tuned, seconds: float) -> Mapping[str, Any]:
+    """For ``--json``."""
+    o = done.outcome
+    return {
+        "ok": True,
+        "network": done.name,
+        "core": done.core,
+        "path": done.path,
+        "device": done.device,
+        "compiler": done.compiler,
+        "unit": done.unit,
+        "records": str(done.file),
+        "default_cost": o.default_cost,
+        "tuned_cost": o.best_cost,
+        "measured": o.measured,
+        "known": o.known,
+        "complete": o.complete,
+        "failed": [{"operator": op, "schedule": dict(s), "reason": r} for op, s, r in o.failed],
+        "layers": [
+            {
+                "nodes": list(row.nodes),
+                "operator": row.op.operator,
+                "shape": dict(row.op.shape),
+                "count": row.count,
+                "default_cost": row.default,
+                "cost": row.best,
+                "schedule": dict(row.schedule),
+                "same_layout": row.own,
+            }
+            for row in report.rows(o)
+        ],
+        "seconds": round(seconds, 1),
+    }

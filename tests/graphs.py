@@ -19,6 +19,7 @@ class Builder:
     def __init__(self, seed: int = 0, name: str = "net") -> None:
         self.rng = np.random.default_rng(seed)
         self.name = name
+        self.short = seed % 2 == 1
         self.tensors: dict[str, Tensor] = {}
         self.nodes: list[Node] = []
         self.inputs: list[str] = []
@@ -49,7 +50,12 @@ class Builder:
         """Multipliers that bring accumulators of standard deviation ``spread`` to about ``target``."""
         scale = self.rng.uniform(0.5, 1.0, channels) * target / max(spread, 1.0)
         multiplier, needed = quantize_multiplier(scale / 2**shift)
-        return q.Requant(multiplier, shift + needed, **clamp)
+        return q.Requant(self.perhaps_short(multiplier), shift + needed, **clamp)
+
+    def perhaps_short(self, values: np.ndarray) -> np.ndarray:
+        """In every second graph rounded to 16 bits times a power of two, as our own quantiser has them."""
+        below = max(0, int(np.abs(values).max()).bit_length() - 15) if self.short else 0
+        return values >> below << below
 
     def conv(
         self,
@@ -74,7 +80,7 @@ class Builder:
         weight = np.clip(np.rint(self.rng.normal(0, 45, (out, kh, kw, channels // groups))), -127, 127)
         taps = kh * kw * channels // groups
         spread = 45 * 74 * taps**0.5
-        bias = self.rng.normal(0, spread / 4, out).astype(np.int32)
+        bias = self.perhaps_short(self.rng.normal(0, spread / 4, out).astype(np.int32))
         r = self.requant(out, spread, target or (40 if dtype == "int8" else 9000), shift, **clamp)
         if offset:
             r = q.Requant(
@@ -125,7 +131,7 @@ class Builder:
         channels = self.tensors[x].shape[2]
         target = 60.0 if dtype == "int8" else 9000.0
         name, outputs = self._fresh("mean")
-        bias = self.rng.integers(-50 * area, 50 * area + 1, channels).astype(np.int32)
+        bias = self.perhaps_short(self.rng.integers(-50 * area, 50 * area + 1, channels).astype(np.int32))
         node = q.Requantize(name, (x,), outputs, bias, self.requant(channels, 60.0 * area, target))
         return self._add(node, (1, 1, channels), dtype)
 

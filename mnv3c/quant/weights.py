@@ -17,7 +17,7 @@ _BIAS_MAX = 2.0**26
 # Requantisation multipliers are these times one power of two for a layer, so that code can store 16 bits.
 _MULTIPLIER_MAX = 32767
 # What is rounded to 16 bits after the weights may move no result by more than this share of an 8-bit unit.
-NEGLIGIBLE = 1.0 / 8
+NEGLIGIBLE = 1.0 / 16
 # Fewer than six bits would make a channel's weights noticeably coarser than they need be.
 _MULTIPLIER_MIN = 32
 

@@ -8,10 +8,9 @@ import numpy as np
 
 from mnv3c.ir import int_ops as q
 from mnv3c.paths.common.bounds import requantised_range
+from mnv3c.paths.common.short import short_shift
 
 INT16 = (-32768, 32767)
-# Words of a quad's record: 4 biases, 4 multipliers, then what the epilogue asks for.
-_QUAD_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Epilogue:
     """The variant of a kernel's epilogue. Each field changes the code; equal ones share it.
 
     Attributes:
-        kind: ``int8``, ``hswish`` or ``residual``.
+        kind: ``int8``, ``hswish`` or ``residual``; of a vector ``plain``, ``hswish`` or ``hsigmoid``.
         saturate: the narrowing to 16 bits may saturate (two instructions instead of one).
         shift: left shift of the accumulators.
         offset: ``none``, ``uniform`` or ``channel``: what is added before the last narrowing.
@@ -29,6 +28,8 @@ class Epilogue:
         fraction, residual_bias: of the residual add.
         sum: sums of the result over pixels are wanted.
         store: the result itself is wanted.
+        wide: biases and multipliers are stored in 32 bits, as they are no numbers of 16 bits times one power
+            of two for the layer, or offsets in 16.
     """
 
     kind: str = "int8"
@@ -43,19 +44,31 @@ class Epilogue:
     residual_bias: bool = False
     sum: bool = False
     store: bool = True
+    wide: bool = False
 
     @property
     def words(self) -> int:
-        """32-bit words of constants a quad."""
-        return _QUAD_WORDS + 2 * (self.offset == "channel") + 2 * self.swish_channel
+        """32-bit words of constants a quad: 4 biases, 4 multipliers, 4 offsets, 4 multipliers of h-swish.
+
+        These are int16, int16, int8 and int16, and all that comes before the last is twice as wide in a
+        ``wide`` record. The two last are there only where they differ between channels.
+        """
+        return self.swish_word + 2 * self.swish_channel
+
+    @property
+    def multiplier_word(self) -> int:
+        """Of a quad's record, the first word of the multipliers."""
+        return 4 if self.wide else 2
 
     @property
     def offset_word(self) -> int:
-        return _QUAD_WORDS
+        """The first word of the offsets."""
+        return 2 * self.multiplier_word
 
     @property
     def swish_word(self) -> int:
-        return _QUAD_WORDS + 2 * (self.offset == "channel")
+        """The first word of the multipliers of h-swish."""
+        return self.offset_word + (self.offset == "channel") * self.multiplier_word // 2
 
     @property
     def label(self) -> str:
@@ -71,10 +84,12 @@ class Epilogue:
         parts += ["bias"] if self.residual_bias else []
         parts += ["sum"] if self.sum else []
         parts += ["only"] if not self.store else []
+        parts += ["wide"] if self.wide else []
         return "_".join(p for p in parts if p)
 
 
-def _offset_kind(offset: np.ndarray) -> str:
+def offset_kind(offset: np.ndarray) -> str:
+    """``none``, ``uniform`` or ``channel``."""
     if not offset.any():
         return "none"
     return "uniform" if (offset == offset.flat[0]).all() else "channel"
@@ -89,6 +104,7 @@ def plan_epilogue(node: q.FusedConv, *, store: bool = True, want_sum: bool | Non
         shift=node.conv.requant.shift,
         sum=node.channel_sum is not None if want_sum is None else want_sum,
         store=store,
+        wide=is_wide(node),
     )
     if isinstance(node.activation, q.QHardSwish):
         swish = node.activation
@@ -98,7 +114,7 @@ def plan_epilogue(node: q.FusedConv, *, store: bool = True, want_sum: bool | Non
         return replace(
             plain,
             kind="hswish",
-            offset=_offset_kind(swish.offset),
+            offset=offset_kind(swish.offset),
             swish_channel=bool((swish.multiplier != swish.multiplier.flat[0]).any()),
             multiply_accumulate=safe,
         )
@@ -116,53 +132,105 @@ def plan_epilogue(node: q.FusedConv, *, store: bool = True, want_sum: bool | Non
     return replace(
         plain,
         kind="int8",
-        offset=_offset_kind(requant.offset),
+        offset=offset_kind(requant.offset),
         clamp_low=requant.low > -128,
         clamp_high=requant.high < 127,
     )
 
 
-def _lanes(values: np.ndarray, quads: int) -> np.ndarray:
-    """int16 values a channel, padded with zeros, as ``[quads, 2]`` int32 words."""
-    padded = np.zeros(quads * 4, np.int16)
+def _offset(node: q.FusedConv) -> np.ndarray:
+    """What is added before the last narrowing: int16, one or one a channel."""
+    return node.activation.offset if isinstance(node.activation, q.QHardSwish) else node.conv.requant.offset
+
+
+def short_shifts(bias: np.ndarray, multiplier: np.ndarray, offset: np.ndarray) -> tuple[int, int] | None:
+    """Left shifts of biases and multipliers that are stored in 16 bits; ``None`` for a wide record."""
+    shifts = short_shift(bias), short_shift(multiplier)
+    if None in shifts or offset.min() < -128 or offset.max() > 127:
+        return None
+    return shifts  # type: ignore[return-value]
+
+
+def _shifts(node: q.FusedConv) -> tuple[int, int] | None:
+    return short_shifts(node.conv.bias, node.conv.requant.multiplier, _offset(node))
+
+
+def shift_entry(shifts: tuple[int, int] | None) -> int:
+    """How a layer's record holds the shifts: a byte each."""
+    return shifts[0] | shifts[1] << 8 if shifts else 0
+
+
+def is_wide(node: q.FusedConv) -> bool:
+    """Whether the constants of a convolution's channels don't fit a short record (``Epilogue.wide``)."""
+    return _shifts(node) is None
+
+
+def _words(values: np.ndarray, quads: int, dtype: type) -> np.ndarray:
+    """Values a channel, padded with zeros, as int32 words ``[quads, n]``."""
+    padded: np.ndarray = np.zeros(quads * 4, dtype)
     padded[: values.size] = values
-    return padded.view("<i4").reshape(quads, 2)
+    return padded.view("<i4").reshape(quads, -1)
+
+
+def records(
+    bias: np.ndarray,
+    multiplier: np.ndarray,
+    offset: np.ndarray | None,
+    swish: np.ndarray | None,
+    shifts: tuple[int, int] | None,
+) -> np.ndarray:
+    """int32 ``[quads, words]``: for every 4 channels their constants, as ``Epilogue.words`` says.
+
+    Args:
+        offset, swish: one value a channel; ``None`` where they are not of the record.
+        shifts: from ``short_shifts``.
+    """
+    quads = -(-bias.size // 4)
+    if shifts is None:
+        columns = [_words(v, quads, np.int32) for v in (bias, multiplier)]
+    else:
+        pairs = zip((bias, multiplier), shifts, strict=True)
+        columns = [_words(values >> shift, quads, np.int16) for values, shift in pairs]
+    if offset is not None:
+        columns.append(_words(np.broadcast_to(offset, bias.shape), quads, np.int8 if shifts else np.int16))
+    if swish is not None:
+        columns.append(_words(swish, quads, np.int16))
+    return np.concatenate(columns, axis=1)
 
 
 def quad_records(node: q.FusedConv, e: Epilogue) -> np.ndarray:
     """int32 ``[quads, e.words]``: for every 4 output channels what the epilogue reads."""
-    channels = node.conv.weight.shape[0]
-    quads = -(-channels // 4)
-    vectors = np.zeros((2, quads * 4), np.int32)
-    vectors[0, :channels] = node.conv.bias
-    vectors[1, :channels] = node.conv.requant.multiplier
-    columns = [vectors[0].reshape(quads, 4), vectors[1].reshape(quads, 4)]
-    if e.offset == "channel":
-        offset = (
-            node.activation.offset if isinstance(node.activation, q.QHardSwish) else node.conv.requant.offset
-        )
-        columns.append(_lanes(np.broadcast_to(offset, (channels,)), quads))
-    if e.swish_channel:
-        assert isinstance(node.activation, q.QHardSwish)
-        columns.append(_lanes(node.activation.multiplier, quads))
-    return np.concatenate(columns, axis=1)
+    swish = node.activation.multiplier if isinstance(node.activation, q.QHardSwish) else None
+    return records(
+        node.conv.bias,
+        node.conv.requant.multiplier,
+        _offset(node) if e.offset == "channel" else None,
+        swish if e.swish_channel else None,
+        None if e.wide else _shifts(node),
+    )
+
+
+def requant_record(requant: q.Requant, shifts: tuple[int, int] | None) -> np.ndarray:
+    """int16 ``[8]``, as ``layer_record``."""
+    offset = int(requant.offset.flat[0])
+    return np.asarray([0, offset, 0, requant.low, requant.high, 0, 0, shift_entry(shifts)], np.int16)
 
 
 def layer_record(node: q.FusedConv) -> np.ndarray:
-    """int16 ``[8]``: shift, offset, multiplier of h-swish; low; high; multiplier and bias of the residual."""
-    requant = node.conv.requant
-    low, high = requant.low, requant.high
-    record = [0, int(requant.offset.flat[0]), 0, 0, 0, 0, 0, 0]
+    """int16 ``[8]``: shift, offset, multiplier of h-swish; low; high; residual multiplier and bias; shifts.
+
+    The last one's bytes are the left shifts of biases and of multipliers that are stored in 16 bits.
+    """
+    record = requant_record(node.conv.requant, _shifts(node))
     if isinstance(node.activation, q.QHardSwish):
         swish = node.activation
         record[:3] = [swish.shift, int(swish.offset.flat[0]), int(swish.multiplier.flat[0])]
-        low, high = -128, 127
+        record[3:5] = [-128, 127]
     if isinstance(node.activation, q.QHardSigmoid):
         record[1] = node.activation.offset
     if node.residual is not None:
         add = node.residual
-        low, high = add.low, add.high
+        record[3:5] = [add.low, add.high]
         record[5] = add.multipliers[add.inputs.index(node.inputs[1])]
         record[6] = add.bias
-    record[3:5] = [low, high]
-    return np.asarray(record, np.int16)
+    return record

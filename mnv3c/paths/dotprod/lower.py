@@ -5,9 +5,10 @@ from __future__ import annotations
 from mnv3c.codegen.program import Options, Program
 from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
-from mnv3c.ir.graph import Graph
+from mnv3c.ir.graph import Graph, Node
 from mnv3c.paths.dotprod.block import as_fused, can_depthwise, can_expand, lower_depthwise, projection_of
 from mnv3c.paths.dotprod.builder import Builder, Instructions
+from mnv3c.paths.dotprod.pool import lower_requantize
 from mnv3c.paths.dotprod.stages import lower_dense, lower_gate, lower_pointwise, lower_vector
 from mnv3c.paths.dotprod.stem import can_stem, lower_stem
 
@@ -34,7 +35,7 @@ def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> P
                 lower_depthwise(builder, conv, waiting.pop(conv.inputs[0], None), project)
             else:
                 _lower_conv(builder, conv, flips)
-        elif not (isinstance(node, q.QGate) and lower_gate(builder, node)):
+        elif not _lower_other(builder, node):
             builder.fall_back(node)
     return builder.program(
         includes=("arm_neon.h", "stddef.h"),
@@ -52,6 +53,12 @@ def _flips_for_stem(builder: Builder, node: q.FlipSign) -> bool:
     reader = graph.sole_consumer(node.output, q.FusedConv) or graph.sole_consumer(node.output, q.QConv)
     conv = as_fused(reader)
     return conv is not None and not can_depthwise(builder, conv) and can_stem(builder, conv)
+
+
+def _lower_other(builder: Builder, node: Node) -> bool:
+    if isinstance(node, q.QGate):
+        return lower_gate(builder, node)
+    return isinstance(node, q.Requantize) and lower_requantize(builder, node)
 
 
 def _lower_conv(

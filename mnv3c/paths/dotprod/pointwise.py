@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -113,6 +113,7 @@ def pointwise_kernel(
         start_blocks=start_blocks,
         name=name,
         epilogue=e,
+        r=replace(e, wide=True),
         lanes=lanes,
         blocks=blocks,
         tail=tail,

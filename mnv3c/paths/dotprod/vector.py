@@ -10,15 +10,7 @@ from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
 from mnv3c.paths.common.knobs import Knob, by_rule
-from mnv3c.paths.dotprod.epilogue import layer_record
-
-
-@dataclass(frozen=True)
-class _Epilogue:
-    kind: str
-    out: str
-    shift: int
-    channel: bool
+from mnv3c.paths.dotprod.epilogue import Epilogue, is_wide, layer_record, quad_records
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,44 +46,30 @@ def vector_kernel(node: q.FusedConv, out_dtype: str, knob: Knob = by_rule) -> Ve
     packed = padded.reshape(out_quads // group, group, 4, eighths * 2, 4).transpose(0, 3, 1, 2, 4)
     swish = node.activation if isinstance(node.activation, q.QHardSwish) else None
     offset = swish.offset if swish else conv.requant.offset
-    e = _Epilogue(
+    channel = out_dtype == "int8" and (_differs(offset) or bool(swish and _differs(swish.multiplier)))
+    e = Epilogue(
         kind="hswish" if swish else "hsigmoid" if isinstance(node.activation, q.QHardSigmoid) else "plain",
-        out=out_dtype,
         shift=conv.requant.shift,
-        channel=out_dtype == "int8" and (_differs(offset) or bool(swish and _differs(swish.multiplier))),
+        offset="channel" if channel else "uniform",
+        swish_channel=channel and swish is not None,
+        wide=is_wide(node),
     )
-    params = np.zeros((out_quads, 12 if e.channel else 8), np.int32)
-    params[:, :4].flat[:] = _padded(conv.bias, out_quads, np.int32)
-    params[:, 4:8].flat[:] = _padded(conv.requant.multiplier, out_quads, np.int32)
-    if e.channel:
-        params[:, 8:10] = (
-            _padded(np.broadcast_to(offset, (out,)), out_quads, np.int16).view("<i4").reshape(-1, 2)
-        )
-        if swish:
-            multiplier = np.broadcast_to(swish.multiplier, (out,))
-            params[:, 10:12] = _padded(multiplier, out_quads, np.int16).view("<i4").reshape(-1, 2)
     half = eighths % 2
-    channel = "_channel" if e.channel else ""
-    name = f"vector_{group}_{'half_' if half else ''}{e.kind}_{e.out}_shift{e.shift}{channel}_dotprod"
+    variant = "_channel" * channel + "_wide" * e.wide
+    name = f"vector_{group}_{'half_' if half else ''}{e.kind}_{out_dtype}_shift{e.shift}{variant}_dotprod"
     source = render(
         "kernels/dotprod/vector.c.j2",
         name=name,
         epilogue=e,
         quads=group,
         half=half,
-        words=params.shape[1],
+        out=out_dtype,
     )
     return VectorKernel(
         Kernel(name, source),
         np.ascontiguousarray(packed),
-        params,
+        quad_records(node, e),
         layer_record(node),
         eighths // 2,
         out_quads // group,
     )
-
-
-def _padded(values: np.ndarray, quads: int, dtype: type) -> np.ndarray:
-    result: np.ndarray = np.zeros(quads * 4, dtype)
-    result[: values.size] = values
-    return result

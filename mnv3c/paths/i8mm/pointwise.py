@@ -57,6 +57,7 @@ def matrix_kernel(
         tile="kernels/i8mm/tile.j2",
         name=name,
         epilogue=e,
+        r=replace(e, wide=True),
         narrowing=replace(e, kind="int8", offset="none") if together else e,
         lanes=lanes,
         octets_in=octets_in,

@@ -99,7 +99,8 @@ class Candidate:
         expected: Sequence[np.ndarray],
         layers: Sequence[int],
     ) -> Candidate:
-        name, paths = str(manifest["name"]), tuple(manifest["paths"])  # type: ignore[arg-type]
+        name = str(manifest["name"])
+        paths = tuple(str(p) for p in manifest["paths"])  # type: ignore[attr-defined]
         if len(paths) != 1:
             raise Mnv3cError(f"carries the paths {', '.join(paths)}; one is measured at a time", name)
         tensors: dict[str, tuple[Tensor, ...]] = {}
@@ -188,15 +189,17 @@ class Timing:
 
 
 class Device(Protocol):
-    """Something that tells what candidates cost.
+    """Something that tells what candidates cost."""
 
-    Attributes:
-        name: for people and records; says if the device is an emulated one.
-        unit: of the costs, ``s`` or ``cycles``.
-    """
+    @property
+    def name(self) -> str:
+        """For people and records; says if the device is an emulated one."""
+        ...
 
-    name: str
-    unit: str
+    @property
+    def unit(self) -> str:
+        """Of the costs, ``s`` or ``cycles``."""
+        ...
 
     def measure(self, batch: Sequence[Candidate], progress: Progress | None = None) -> list[Measurement]:
         """Measure each candidate; one measurement a candidate, in order.
@@ -282,7 +285,7 @@ def judge(candidate: Candidate, raw: Raw, timing: Timing) -> Measurement:
     spread = (high - low) / median if median else 0.0
     notes = []
     if spread > timing.noise:
-        notes.append(f"noisy: half of the samples lie within {spread:.0%} of the median")
+        notes.append(f"noisy: the quartiles of the samples lie {spread:.0%} of the median apart")
     slower = _slowdown(raw)
     if slower > timing.drift:
         notes.append(f"the core's clock fell by {slower:.0%} while it measured: throttling")

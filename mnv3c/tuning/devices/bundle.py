@@ -49,10 +49,12 @@ class Built:
 
     Attributes:
         objects: of each candidate, by its place in the batch: its own and its constants'.
+        symbols: place to the name of the candidate's run function.
         failures: place to the compiler's first error.
     """
 
     objects: Mapping[int, tuple[Path, ...]]
+    symbols: Mapping[int, str]
     failures: Mapping[int, str]
 
 
@@ -65,7 +67,9 @@ def units(candidate: Candidate) -> tuple[str, tuple[Unit, ...]]:
     own = [f for f in sorted(candidate.sources) if f.endswith(".c") and f != weights_file]
     constants = _inline(candidate.sources, [weights_file]) if weights_file in candidate.sources else ""
     code = _inline(candidate.sources, own)
-    defined = set(re.findall(rf"\b({re.escape(candidate.name)}_\w+)\[\d+\] = ", constants))
+    defined = set(
+        re.findall(rf"^_Alignas.* ({re.escape(candidate.name)}_\w+)\[\d+\] = ", constants, re.MULTILINE)
+    )
     shared = _digest(constants)
     used = set(re.findall(rf"\b{re.escape(candidate.name)}_\w+", code))
     unique = _digest(code + constants)
@@ -126,10 +130,10 @@ class Builder:
     def objects(self, batch: Sequence[Candidate], told: Callable[[], None] | None = None) -> Built:
         """Compile each candidate; ``told`` is called as each is done."""
 
-        def one(candidate: Candidate) -> tuple[Path, ...] | str:
+        def one(candidate: Candidate) -> tuple[str, tuple[Path, ...]] | str:
             try:
-                _, parts = units(candidate)
-                return tuple(self._object(u) for u in parts)
+                symbol, parts = units(candidate)
+                return symbol, tuple(self._object(u) for u in parts)
             except (Mnv3cError, KeyError) as error:
                 return error.message if isinstance(error, Mnv3cError) else f"the library has no {error}"
             finally:
@@ -140,15 +144,16 @@ class Builder:
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             found = list(pool.map(one, batch))
         return Built(
-            {i: f for i, f in enumerate(found) if not isinstance(f, str)},
+            {i: f[1] for i, f in enumerate(found) if not isinstance(f, str)},
+            {i: f[0] for i, f in enumerate(found) if not isinstance(f, str)},
             {i: f for i, f in enumerate(found) if isinstance(f, str)},
         )
 
-    def table(self, batch: Sequence[Candidate]) -> Path:
+    def table(self, batch: Sequence[Candidate], symbols: Sequence[str]) -> Path:
         """The C source of the table of ``templates/tuning/batch.h``."""
         entries = [
             {
-                "run": units(c)[0],
+                "run": symbol,
                 "path": PATH_IDS[c.path],
                 "inputs": len(c.inputs),
                 "outputs": len(c.outputs),
@@ -156,7 +161,7 @@ class Builder:
                 "arena_bytes": c.arena_bytes,
                 "layers": c.layers,
             }
-            for c in batch
+            for c, symbol in zip(batch, symbols, strict=True)
         ]
         text = render("tuning/batch.c.j2", candidates=entries)
         source = self._folder / f"batch-{_digest(text)}.c"
@@ -180,7 +185,7 @@ class Builder:
     def probe(self, target: Path) -> None:
         """A shared object without candidates, for any 64-bit Arm Linux: it tells what the device is."""
         own, arguments = self._shim(hosted=False)
-        table = self.own_object(self.table([]))
+        table = self.own_object(self.table([], []))
         run(self.compiler, [*self._flags, *arguments, *map(str, (*own, table)), "-o", str(target)], "linking")
 
     def link(
@@ -197,7 +202,7 @@ class Builder:
         """
 
         def attempt(places: Sequence[int], output: Path) -> str | None:
-            source = self.table([batch[i] for i in places])
+            source = self.table([batch[i] for i in places], [built.symbols[i] for i in places])
             table = self.own_object(source)
             source.unlink()
             objects = dict.fromkeys(str(o) for i in places for o in built.objects[i])
@@ -220,7 +225,8 @@ class Builder:
             first, second = linkable(places[:half]), linkable(places[half:])
             return first[0] + second[0], {**first[1], **second[1]}
 
-        places, failures = sorted(built.objects), {}
+        places = sorted(built.objects)
+        failures: dict[int, str] = {}
         if places and (error := attempt(places, target)) is not None:
             places, failures = linkable(places)
             if places and (error := attempt(places, target)) is not None:

@@ -1,7 +1,7 @@
 """Estimated cycles of counted blocks, as ``mnv3c.bench.pricing`` has them, kept from batch to batch.
 
-A search prices thousands of kernels that share most of their blocks; starting LLVM's tools for each would take
-longer than everything else. Here they start a few times a batch.
+A search prices thousands of kernels that share most of their blocks; starting LLVM's tools for each would
+take longer than everything else. Here they start a few times a batch.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ class PriceList:
         self._price([b for b in bodies if b not in self._cycles])
         return [self._sum(code, c, *picked) for c, picked in zip(counts, chosen, strict=True)]
 
-    def _sum(
-        self, code: Code, counts: np.ndarray, blocks: Sequence[Block], hot: Sequence[Block]
-    ) -> float:
+    def _sum(self, code: Code, counts: np.ndarray, blocks: Sequence[Block], hot: Sequence[Block]) -> float:
         total = sum(self._cycles[self._body(code, b)] * int(counts[b.first]) for b in hot)
         work = sum((b.last - b.first + 1) * int(counts[b.first]) for b in hot)
         everything = sum((b.last - b.first + 1) * int(counts[b.first]) for b in blocks)

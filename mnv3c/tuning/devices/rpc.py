@@ -1,8 +1,8 @@
 """Measuring on real devices over TVM's RPC, directly or through a tracker.
 
-A batch travels as one shared object. Each candidate is one call; on the device it runs in a process of its own
-(``templates/tuning/shim.c``), so a crash or an endless loop comes back as an answer. What can still fail is the
-connection: the candidate in flight is then tried once more on a new one, the others go on.
+A batch travels as one shared object. Each candidate is one call; on the device it runs in a process of its
+own (``templates/tuning/shim.c``), so a crash or an endless loop comes back as an answer. What can still fail
+is the connection: the candidate in flight is then tried once more on a new one, the others go on.
 """
 
 from __future__ import annotations

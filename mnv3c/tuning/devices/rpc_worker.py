@@ -1,8 +1,8 @@
 """The process that speaks TVM's RPC: ``python -m mnv3c.tuning.devices.rpc_worker``.
 
 TVM's client waits without end for a device that has gone, and cannot be interrupted. So it runs here, where
-``rpc.py`` can end it. Requests and answers are pickled tuples on stdin and stdout; this process trusts the one
-that started it. The only module of this package that imports TVM's client.
+``rpc.py`` can end it. Requests and answers are pickled tuples on stdin and stdout; this process trusts the
+one that started it. The only module of this package that imports TVM's client.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import os
 import pickle
 import struct
 import sys
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
 _LENGTH = struct.Struct("<Q")
 
 
-def send(stream: BinaryIO, message: object) -> None:
+def send(stream: IO[bytes], message: object) -> None:
     """Write one message."""
     data = pickle.dumps(message)
     stream.write(_LENGTH.pack(len(data)) + data)
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> Any:
+def receive(stream: IO[bytes]) -> Any:
     """Read one message; raises ``EOFError`` when the other side has gone."""
     header = stream.read(_LENGTH.size)
     if len(header) < _LENGTH.size:
@@ -77,7 +77,10 @@ class _Session:
 
 
 def main() -> None:
-    """Serve requests ``(method, *arguments)`` until stdin ends; answers ``(True, result)`` or ``(False, text)``."""
+    """Serve requests ``(method, *arguments)`` until stdin ends.
+
+    Answers are ``(True, result)`` or ``(False, message)``.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # TVM and what it loads may print
     session = _Session()

@@ -41,7 +41,7 @@ class Identity:
     """What a device says of itself.
 
     Attributes:
-        core: as in ``targets/`` where we know it, ``core 0x...`` where we do not, empty where it does not say.
+        core: as in ``targets/`` where we know it, ``core 0x...`` where we do not; empty where it is silent.
         emulated: another machine emulates it: its times say nothing about a core.
     """
 

@@ -1,4 +1,4 @@
-"""Asking a TVM RPC tracker: a JSON protocol over TCP (``tvm/rpc/tracker.py``), without TVM and with time-outs."""
+"""Asking a TVM RPC tracker: JSON over TCP (``tvm/rpc/tracker.py``), without TVM and with time-outs."""
 
 from __future__ import annotations
 

@@ -11,21 +11,22 @@ from mnv3c.codegen.render import render
 from mnv3c.ir.graph import Graph
 from mnv3c.paths.common.regions import region_names
 from mnv3c.paths.neon.chains import find_chains, lower_chain
-from mnv3c.paths.neon.stages import Context, lower_node, regions_of
+from mnv3c.paths.neon.context import Context, regions_of
+from mnv3c.paths.neon.stages import lower_node
 
 name = "neon"
 
 
 def lower(graph: Graph, options: Options) -> Program:
     """Lower the fused integer graph; shapes without a vector kernel take the portable one and a note."""
-    context = Context(graph, region_names(graph))
+    context = Context(graph, region_names(graph), options)
     stages: list[Stage] = []
     notes: list[str] = []
     chains = find_chains(context)
     inside = {n.name for chain in chains.values() for n in chain.nodes}
     for node in graph.nodes:
         if node.name in chains:
-            stages.append(lower_chain(context, chains[node.name]))
+            stages += lower_chain(context, chains[node.name])
             continue
         if node.name in inside:
             continue

@@ -1,237 +1,245 @@
-"""Depth-first fusion: expand, depthwise and project run row by row, with the wide rows in a ring.
+"""Depth-first fusion: which convolutions run as one stage, and how that is cut for threads.
 
-The expanded tensor, six times as wide as what goes in and out, then never exists as a whole: a ring
-holds the rows that one window needs.
+Expand, depthwise and project follow each other row by row (``bands.py``), or expand and depthwise do in
+slices of channels (``slices.py``). The expanded tensor, six times as wide as what goes in and out, then
+never exists as a whole. Where tensors between blocks are large, several blocks are one pipeline.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-import numpy as np
-
-from mnv3c.codegen.program import Constant, Kernel, Region, Stage
-from mnv3c.codegen.render import identifier
+from mnv3c.codegen.program import Stage
 from mnv3c.ir import int_ops as q
-from mnv3c.ir.graph import Node, Tensor
-from mnv3c.paths.neon.depthwise import lower_depthwise
-from mnv3c.paths.neon.epilogue import Epilogue, epilogue_of
+from mnv3c.ir.graph import Node
+from mnv3c.paths.neon.bands import Pipeline, held_residual, lower_bands, scratch_bytes
+from mnv3c.paths.neon.context import Context, shape_text
 from mnv3c.paths.neon.pack import BLOCK
-from mnv3c.paths.neon.pointwise import Pointwise, lower_pointwise
-from mnv3c.paths.neon.stages import Context, as_fused, finish, shape_text
-from mnv3c.paths.neon.windows import SLACK, Geometry, Padding, Ring, copy_rows, geometry_of, make_ring
+from mnv3c.paths.neon.shares import Shares
+from mnv3c.paths.neon.slices import lower_slices, slice_shares
+from mnv3c.paths.neon.steps import Step, step_of
+from mnv3c.paths.neon.sums import sum_code, sum_kernel
 
-# Weights beyond this size come from the second-level cache each time they are used, so more rows are
-# expanded at a time, as far as the ring stays below the second figure.
-RESIDENT_BYTES = 24 * 1024
-RING_BYTES = 64 * 1024
+
+@dataclass(frozen=True)
+class Limits:
+    """What ``--memory`` changes.
+
+    Attributes:
+        bands: into how many bands of rows a stage is cut; each has scratch of its own.
+        efficiency: of threads, below which a projection is a stage of its own: bands of few rows compute
+            too many rows twice.
+        merge: bytes of a tensor between two blocks from which on they run as one pipeline.
+    """
+
+    bands: int
+    efficiency: float
+    merge: int
+
+
+LIMITS = {
+    "fast": Limits(bands=4, efficiency=0.85, merge=128 * 1024),
+    "small": Limits(bands=2, efficiency=0.6, merge=48 * 1024),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Nodes that run as one stage; ``expand`` or ``project`` may be missing, not both."""
+    """Steps that run as one stage, in bands of rows unless ``sliced``."""
 
-    expand: q.FusedConv | None
-    depthwise: q.FusedConv
-    project: q.FusedConv | None
+    steps: tuple[Step, ...]
+    sliced: bool
 
     @property
     def nodes(self) -> tuple[q.FusedConv, ...]:
-        return tuple(n for n in (self.expand, self.depthwise, self.project) if n is not None)
+        return tuple(s.node for s in self.steps)
 
-
-def match_chain(context: Context, node: Node) -> Chain | None:
-    """The chain around a depthwise convolution whose neighbours nobody else reads."""
-    graph = context.graph
-    middle = as_fused(node)
-    if middle is None or not _is_depthwise(context, middle):
-        return None
-    before = as_fused(graph.producer(middle.inputs[0]))
-    expand = before if before is not None and _may_expand(context, before) else None
-    users = graph.consumers(middle.outputs[0])
-    project = as_fused(users[0]) if len(users) == 1 and middle.outputs[0] not in graph.outputs else None
-    if project is not None and (len(middle.outputs) > 1 or not _may_project(context, middle, project)):
-        project = None
-    return Chain(expand, middle, project) if expand or project else None
+    @property
+    def last(self) -> Step:
+        return self.steps[-1]
 
 
 def find_chains(context: Context) -> dict[str, Chain]:
     """Chains by the name of their last node, where they run; no node is in two of them."""
-    chains: dict[str, Chain] = {}
+    chains: list[Chain] = []
     taken: set[str] = set()
     for node in context.graph.nodes:
-        chain = match_chain(context, node)
-        if chain is not None and taken.isdisjoint(n.name for n in chain.nodes):
-            chains[chain.nodes[-1].name] = chain
-            taken.update(n.name for n in chain.nodes)
-    return chains
+        middle = step_of(context, node)
+        if middle is None or not middle.windowed or middle.node.name in taken:
+            continue
+        chain = _block(context, middle, taken)
+        taken.update(n.name for n in chain.nodes)
+        if chains and (merged := _merge(context, chains[-1], chain)) is not None:
+            chains[-1] = merged
+        else:
+            chains.append(chain)
+    return {chain.last.node.name: chain for chain in chains}
 
 
-def _plain(context: Context, node: q.FusedConv) -> Epilogue | None:
-    """The epilogue if all it does is make int8."""
-    e = epilogue_of(context.graph, node)
-    return e if e is not None and e.kind in ("int8", "swish") else None
+def _block(context: Context, middle: Step, taken: set[str]) -> Chain:
+    """What runs together with a convolution over windows, as far as nobody else reads what is between."""
+    limits = LIMITS[context.options.memory]
+    if middle.kind != "depthwise":
+        return Chain((middle,), sliced=False)
+    before = _neighbour(context, context.graph.producer(middle.node.inputs[0]), taken)
+    if before is not None and (before.residual is not None or not _inside(context, before)):
+        before = None
+    after = None
+    if _inside(context, middle):
+        after = _neighbour(context, context.graph.consumers(middle.node.outputs[0])[0], taken)
+        if after is not None and after.node.inputs.count(middle.node.outputs[0]) != 1:
+            after = None
+        if after is not None and after.node.inputs[0] != middle.node.outputs[0]:
+            after = None
+    sliceable = before is not None and middle.y.shape[2] % BLOCK == 0 and middle.residual is None
+    banded = tuple(s for s in (before, middle, after) if s is not None)
+    if before is None or not sliceable:
+        return Chain(banded, sliced=False)
+    if after is not None and _band_efficiency(banded, limits.bands) >= limits.efficiency:
+        return Chain(banded, sliced=False)
+    return Chain((before, middle), sliced=True)
 
 
-def _is_depthwise(context: Context, node: q.FusedConv) -> bool:
-    channels = node.conv.weight.shape[0]
-    if not node.conv.depthwise or channels < BLOCK or (node.channel_sum is not None and channels % BLOCK):
-        return False
-    return _plain(context, node) is not None
+def _neighbour(context: Context, node: Node | None, taken: set[str]) -> Step | None:
+    step = step_of(context, node)
+    return step if step is not None and step.kind == "pointwise" and step.node.name not in taken else None
 
 
-def _may_expand(context: Context, node: q.FusedConv) -> bool:
-    sole = len(context.graph.consumers(node.outputs[0])) == 1 and node.outputs[0] not in context.graph.outputs
-    if not sole or len(node.outputs) > 1 or not context.in_arena(node.inputs[0]):
-        return False
-    conv = node.conv
-    return conv.pointwise and conv.weight.shape[0] >= BLOCK and _plain(context, node) is not None
+def _inside(context: Context, step: Step) -> bool:
+    """Whether one other node is all that reads the result."""
+    name = step.node.outputs[0]
+    readers = context.graph.consumers(name)
+    return len(readers) == 1 and name not in context.graph.outputs and step.node.channel_sum is None
 
 
-def _may_project(context: Context, middle: q.FusedConv, node: q.FusedConv) -> bool:
-    conv = node.conv
-    if not conv.pointwise or conv.weight.shape[0] < BLOCK or node.inputs[0] != middle.outputs[0]:
-        return False
-    if node.channel_sum is not None and conv.weight.shape[0] % BLOCK:
-        return False
-    # A table is looked up in a pass of its own, which the fused stage does not make.
-    return epilogue_of(context.graph, node) is not None and node.inputs.count(middle.outputs[0]) == 1
+def _band_efficiency(steps: tuple[Step, ...], bands: int) -> float:
+    """Of ``bands`` threads' time, what is used where each brings in the rows above its windows itself."""
+    rows = steps[-1].y.shape[0]
+    if rows < bands:
+        return 0.0
+    alone = sum(s.row_macs * s.y.shape[0] for s in steps)
+    costs = []
+    for size in Shares(rows, bands).sizes:
+        cost, needed = 0.0, size
+        for step in reversed(steps):
+            cost += step.row_macs * needed
+            if step.windowed:
+                g = step.geometry
+                needed = min((needed - 1) * g.stride + g.extent, g.height)
+        costs.append(cost)
+    return alone / (bands * max(costs))
 
 
-def lower_chain(context: Context, chain: Chain) -> Stage:
-    """One stage for the whole chain."""
-    middle = chain.depthwise
-    label = identifier(chain.nodes[-1].name)
-    x, y = context.tensor(middle.inputs[0]), context.tensor(middle.outputs[0])
-    e = epilogue_of(context.graph, middle)
-    assert e is not None
-    geometry = geometry_of(middle.conv, x, y.shape[0], y.shape[1], _batch(chain, x.shape))
-    expand = _lower_expand(context, chain.expand, geometry, label) if chain.expand is not None else None
-    ring = make_ring(label, geometry, x, _padding(expand, chain.expand, x))
-    row = lower_depthwise(f"{label}_depthwise", middle.conv, e, y.shape[1])
-    context.remember_offsets(middle.outputs[0], row.constant, e)
-    kernels, constants, scratch = (
-        [*ring.kernels, *row.kernels],
-        [row.constant, *ring.constants],
-        [ring.region],
-    )
-    if chain.expand is None or expand is None:
-        produce = copy_rows(ring, context.pointer(middle.inputs[0]))
-    else:
-        produce = _expand_rows(context, chain.expand, expand, ring)
-        kernels += expand.kernels
-        constants.append(expand.constant)
-    out_row = y.shape[1] * y.shape[2]
-    if chain.project is None:
-        consume = row.code(f"({context.pointer(middle.outputs[0], const=False)}) + y * {out_row}")
-    else:
-        buffer = Region(f"{label}_row", out_row + SLACK)
-        scratch.append(buffer)
-        z = context.tensor(chain.project.outputs[0])
-        last = epilogue_of(context.graph, chain.project)
-        assert last is not None
-        weight = chain.project.conv.weight.reshape(z.shape[2], y.shape[2])
-        project = lower_pointwise(f"{label}_project", weight, last, y.shape[1])
-        kernels += project.kernels
-        constants.append(project.constant)
-        at = f"y * {z.shape[1] * z.shape[2]}"
-        residual = chain.project.residual is not None
-        consume = row.code(f"(int8_t *)R_{buffer.name}") + "\n"
-        consume += project.call(
-            f"(const int8_t *)R_{buffer.name}",
-            y.shape[2],
-            f"({context.pointer(chain.project.outputs[0], const=False)}) + {at}",
-            z.shape[2],
-            y.shape[1],
-            f"({context.pointer(chain.project.inputs[1])}) + {at}" if residual else "",
-        )
-    body = ring.body(produce, consume)
-    return _as_stage(context, chain, body, kernels, constants, scratch)
-
-
-def _batch(chain: Chain, shape: tuple[int, int, int]) -> int:
-    if chain.expand is None or chain.expand.conv.weight.size <= RESIDENT_BYTES:
-        return 1
-    pad = chain.depthwise.conv.pad
-    row = (shape[1] + pad[1] + pad[3]) * shape[2]
-    return max(1, min(shape[0], RING_BYTES // row - chain.depthwise.conv.kernel[0]))
-
-
-def _lower_expand(context: Context, node: q.FusedConv, g: Geometry, label: str) -> Pointwise:
-    e = epilogue_of(context.graph, node)
-    assert e is not None
-    weight = node.conv.weight.reshape(g.channels, -1)
-    return lower_pointwise(f"{label}_expand", weight, e, g.width)
-
-
-def _padding(expand: Pointwise | None, node: q.FusedConv | None, x: Tensor) -> Padding | None:
-    """The zero points of the expanded tensor among the constants of what expands, if they are there."""
-    if expand is None or node is None or not isinstance(node.activation, q.QHardSwish) or x.quant is None:
+def _merge(context: Context, first: Chain, second: Chain) -> Chain | None:
+    """Both as one pipeline, if the tensor between them is large and nothing else reads it."""
+    limits = LIMITS[context.options.memory]
+    x = first.last.node.outputs[0]
+    readers = {n.name for n in context.graph.consumers(x)}
+    if second.steps[0].node.inputs[0] != x or not readers <= {n.name for n in second.nodes}:
         return None
-    points = np.broadcast_to(np.asarray(x.quant.zero_point), x.shape[2:])
-    offset = np.broadcast_to(node.activation.offset, x.shape[2:])
-    if x.shape[2] % BLOCK or not offset.any() or not np.array_equal(points, offset):
+    if first.sliced or first.last.node.channel_sum is not None or x in context.graph.outputs:
         return None
-    # Zero points are 8 bits, the last parameter of a block.
-    return Padding(f"{expand.constant.name} + {expand.block_bytes - BLOCK}", expand.block_bytes)
+    t = context.tensor(x)
+    if t.bytes < limits.merge or t.dtype != "int8":
+        return None
+    steps = first.steps + second.steps
+    try:
+        for i, step in enumerate(steps):
+            if step.residual is not None:
+                held_residual(steps, i)
+    except ValueError:
+        return None
+    share = scratch_bytes(context, steps)
+    if limits.bands * share > t.bytes or _band_efficiency(steps, limits.bands) < limits.efficiency - 0.1:
+        return None
+    return Chain(steps, sliced=False)
 
 
-def _expand_rows(context: Context, node: q.FusedConv, kernel: Pointwise, ring: Ring) -> str:
-    x, g = context.tensor(node.inputs[0]), ring.geometry
-    return kernel.call(
-        f"({context.pointer(node.inputs[0])}) + row * {g.width * x.shape[2]}",
-        x.shape[2],
-        ring.row("row"),
-        g.channels,
-        g.width,
-        around="for (int32_t row = next; row < stop; ++row)",
+def lower_chain(context: Context, chain: Chain) -> tuple[Stage, ...]:
+    """The stages of a chain: itself, and channel sums over all of its bands."""
+    last = chain.last
+    if chain.sliced:
+        expand, middle = chain.steps
+        shares = slice_shares(expand, middle)
+        return (_stage(context, chain, lower_slices(context, expand, middle, shares), shares),)
+    shares = _bands(context, chain)
+    pipeline = lower_bands(context, chain.steps, shares)
+    stage = _stage(context, chain, pipeline, shares)
+    if last.node.channel_sum is None:
+        return (stage,)
+    x, sums = last.node.outputs
+    code = sum_code(context, x, sums) + "\n"
+    if shares.parts == 1:
+        kernels = (*stage.kernels, sum_kernel())
+        return (dataclasses.replace(stage, body=stage.body + code, kernels=kernels),)
+    return (
+        dataclasses.replace(stage, writes=stage.writes[:1]),
+        Stage(
+            name=f"{stage.name}_sums",
+            title=f"channel sums, {shape_text(last.y)}",
+            nodes=(last.node.name,),
+            reads=(context.regions[x],),
+            writes=(context.regions[sums],),
+            body=code,
+            kernels=(sum_kernel(),),
+        ),
     )
 
 
-def _title(context: Context, chain: Chain) -> str:
-    first, last = chain.nodes[0], chain.nodes[-1]
-    kh, kw = chain.depthwise.conv.kernel
-    parts = [
-        "expand" if chain.expand else "",
-        f"depthwise {kh}x{kw}",
-        "project" if chain.project else "",
-        "add" if chain.project is not None and chain.project.residual is not None else "",
-    ]
-    x, y = context.tensor(first.inputs[0]), context.tensor(last.outputs[0])
-    return f"{', '.join(p for p in parts if p)}, {shape_text(x)} to {shape_text(y)}"
+def _bands(context: Context, chain: Chain) -> Shares:
+    rows = chain.last.y.shape[0]
+    most = min(LIMITS[context.options.memory].bands, rows)
+    return Shares(rows, most)
 
 
-def _in_place(context: Context, chain: Chain) -> tuple[tuple[str, str], ...]:
-    """A residual operand may become the result: row y is written when no row up to y is read again."""
-    last = chain.nodes[-1]
-    if last.residual is None:
+def _stage(context: Context, chain: Chain, pipeline: Pipeline, shares: Shares) -> Stage:
+    last = chain.last
+    inside = {o for n in chain.nodes for o in n.outputs}
+    reads = [i for n in chain.nodes for i in n.inputs if i not in inside]
+    return Stage(
+        name=last.label,
+        title=_title(chain),
+        nodes=tuple(n.name for n in chain.nodes),
+        reads=tuple(dict.fromkeys(context.regions[i] for i in reads)),
+        writes=tuple(context.regions[o] for o in last.node.outputs),
+        body=pipeline.body + "\n",
+        scratch=pipeline.scratch,
+        in_place=_in_place(context, chain, shares),
+        kernels=pipeline.kernels,
+        constants=pipeline.constants,
+        parts=shares.parts,
+    )
+
+
+def _title(chain: Chain) -> str:
+    parts = []
+    for step in chain.steps:
+        kh, kw = step.node.conv.kernel
+        if step.kind == "window":
+            parts.append(f"convolution {kh}x{kw}")
+        elif step.kind == "depthwise":
+            parts.append(f"depthwise {kh}x{kw}")
+        else:
+            parts.append("project" if parts and parts[-1].startswith("depthwise") else "expand")
+        if step.residual is not None:
+            parts.append("add")
+    return f"{', '.join(parts)}, {shape_text(chain.steps[0].x)} to {shape_text(chain.last.y)}"
+
+
+def _in_place(context: Context, chain: Chain, shares: Shares) -> tuple[tuple[str, str], ...]:
+    """A residual operand may become the result, if no row is read after it is written, by any share."""
+    last = chain.last
+    if last.residual is None or any(last.residual in n.outputs for n in chain.nodes):
         return ()
-    x, y = context.tensor(last.inputs[1]), context.tensor(last.outputs[0])
-    conv = chain.depthwise.conv
-    behind = conv.stride[0] == 1 and (conv.kernel[0] - 1) * conv.dilation[0] >= conv.pad[0]
-    if last.inputs[1] == chain.nodes[0].inputs[0] and not behind:
-        return ()
+    x, y = context.tensor(last.residual), last.y
+    windows = [s.geometry for s in chain.steps if s.windowed]
+    if last.residual == chain.steps[0].node.inputs[0]:
+        behind = len(windows) == 1 and windows[0].stride == 1 and windows[0].extent > windows[0].top
+        if shares.parts > 1 or not behind:
+            return ()
     if y.shape[2] % BLOCK or x.shape != y.shape or x.dtype != y.dtype:
         return ()
-    return ((context.regions[last.inputs[1]], context.regions[last.outputs[0]]),)
-
-
-def _as_stage(
-    context: Context,
-    chain: Chain,
-    body: str,
-    kernels: list[Kernel],
-    constants: list[Constant],
-    scratch: list[Region],
-) -> Stage:
-    return finish(
-        context,
-        chain.nodes,
-        _title(context, chain),
-        body,
-        kernels,
-        constants,
-        scratch,
-        None,
-        _in_place(context, chain),
-    )
+    if sum(last.residual in n.inputs for n in chain.nodes[1:-1]):
+        return ()
+    return ((context.regions[last.residual], context.regions[last.node.outputs[0]]),)

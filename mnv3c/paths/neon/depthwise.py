@@ -22,25 +22,40 @@ class Depthwise:
 
     Attributes:
         calls: (kernel name, tiles, pixels a tile) in the order along the row.
+        block_bytes: of the constant, from one block of 8 channels to the next.
     """
 
     kernels: tuple[Kernel, ...]
     constant: Constant
     calls: tuple[tuple[str, int, int], ...]
     stride: int
-    channels: int
+    block_bytes: int
     scale: str | None
 
-    def code(self, out: str) -> str:
-        """C that computes one row at ``out`` from the rows in ``window``."""
+    def code(
+        self, window: str, out: str, x_step: str, y_step: str, channels: str, first_block: str = ""
+    ) -> str:
+        """C that computes one row.
+
+        Args:
+            window: the rows' pointers; their pixels are ``x_step`` bytes apart.
+            out: C expression of the row's address; its pixels are ``y_step`` bytes apart.
+            channels: how many, from ``8 * first_block`` on; ``window`` and ``out`` are at the first.
+        """
         lines, pixel = [], 0
         scale = "" if self.scale is None else f", {self.scale}"
+        w = self.constant.name + (f" + {first_block} * {self.block_bytes}" if first_block else "")
         for name, tiles, pixels in self.calls:
-            first, at = pixel * self.stride * self.channels, pixel * self.channels
-            arguments = f"{out} + {at}, {tiles}, {self.channels}{scale}"
-            lines.append(f"{name}(window, {first}, {self.constant.name}, {arguments});")
+            first = _times(x_step, pixel * self.stride)
+            to = f"{out} + {_times(y_step, pixel)}" if pixel else out
+            arguments = f"{window}, {first}, {w}, {to}, {tiles}, {x_step}, {y_step}, {channels}{scale}"
+            lines.append(f"{name}({arguments});")
             pixel += tiles * pixels
         return "\n".join(lines)
+
+
+def _times(step: str, factor: int) -> str:
+    return str(int(step) * factor) if step.isdigit() else f"{factor} * {step}" if factor else "0"
 
 
 def row_tiles(width: int) -> list[tuple[int, int]]:
@@ -83,11 +98,12 @@ def lower_depthwise(label: str, conv: q.QConv, e: Epilogue, width: int) -> Depth
             group_bytes=packed.shape[1],
             pixels=pixels,
             lines=_tap_lines(conv, starts, pixels),
+            columns=_columns(conv, pixels),
         )
         kernels.append(Kernel(name, source))
         calls.append((name, tiles, pixels))
     constant = Constant(f"taps_{label}", packed, "weight")
-    return Depthwise(tuple(kernels), constant, tuple(calls), conv.stride[1], channels, e.scale)
+    return Depthwise(tuple(kernels), constant, tuple(calls), conv.stride[1], packed.shape[1], e.scale)
 
 
 def _tap_lines(conv: q.QConv, starts: list[int], pixels: int) -> list[str]:
@@ -105,7 +121,7 @@ def _tap_lines(conv: q.QConv, starts: list[int], pixels: int) -> list[str]:
         lines += [f"const int8x8_t w{t} = vld1_s8(v + {8 * t});" for t in range(row * kw, row * kw + kw)]
         for column in _columns(conv, pixels):
             x = f"x{row}_{column}"
-            lines.append(f"const int8x8_t {x} = vld1_s8(x{row} + {column} * channels);")
+            lines.append(f"const int8x8_t {x} = vld1_s8(x{row}{f' + step{column}' if column else ''});")
             for p in range(pixels):
                 offset, rest = divmod(column - p * stride, dilation)
                 if rest or not 0 <= offset < kw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ def pixel_runs(pixels: int) -> dict[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Pointwise:
-    """A matrix of weights as a kernel and a constant; ``call`` writes the C that runs it."""
+    """A matrix of weights as a kernel and a constant."""
 
     kernels: tuple[Kernel, ...]
     constant: Constant
@@ -44,57 +45,77 @@ class Pointwise:
     residual: bool
     scale: str | None
 
-    def call(
-        self, x: str, x_step: int, y: str, y_step: int, pixels: int, residual: str = "", around: str = ""
-    ) -> str:
-        """C statements for ``pixels`` pixels.
+    @property
+    def blocks(self) -> int:
+        """Whole blocks of 8 output channels."""
+        return self.channels // BLOCK
 
-        Args:
-            x, y, residual: C expressions of typed pointers.
-            around: a loop over rows, say, that ``x``, ``y`` and ``residual`` depend on.
-        """
-        blocks, rest = divmod(self.channels, BLOCK)
-        pieces = [("0", str(blocks))]
-        chunk = blocks
-        if blocks * self.block_bytes > 2 * CHUNK_BYTES:
-            chunk = max(1, CHUNK_BYTES // self.block_bytes)
-            chunk = -(-blocks // -(-blocks // chunk))  # of equal size
-            count = f"{blocks} - b < {chunk} ? {blocks} - b : {chunk}" if blocks % chunk else str(chunk)
-            pieces = [("b", count)]
-        lines = [self._call(x, x_step, y, y_step, pixels, residual, at, count) for at, count in pieces]
-        if around:
-            lines = [f"{around} {{", *(f"  {line}" for line in lines), "}"]
-        if chunk < blocks:
-            lines = [
-                f"for (int32_t b = 0; b < {blocks}; b += {chunk}) {{",
-                *(f"  {line}" for line in lines),
-                "}",
-            ]
-        if rest:
-            # The last block overlaps its neighbour.
-            last = self._call(x, x_step, y, y_step, pixels, residual, str(blocks), "1", self.channels - BLOCK)
-            lines += [f"{around} {{", f"  {last}", "}"] if around else [last]
-        return "\n".join(lines)
+    @property
+    def chunk(self) -> int:
+        """Blocks whose weights stay in the first-level cache while many pixels pass; all if they do."""
+        if self.blocks * self.block_bytes <= 2 * CHUNK_BYTES:
+            return self.blocks
+        most = max(1, CHUNK_BYTES // self.block_bytes)
+        return -(-self.blocks // -(-self.blocks // most))  # of equal size
 
-    def _call(
+    def row(self, x: str, x_step: int, y: str, y_step: int, pixels: int, residual: str = "") -> str:
+        """C statements for a row of ``pixels`` pixels; ``x``, ``y``, ``residual`` are typed pointers in C."""
+        lines = [self.run(x, x_step, y, str(y_step), pixel_runs(pixels), residual, blocks=str(self.blocks))]
+        return "\n".join([*lines, *self.rest(x, x_step, y, str(y_step), pixel_runs(pixels), residual)])
+
+    def rest(
         self,
         x: str,
         x_step: int,
         y: str,
-        y_step: int,
-        pixels: int,
+        y_step: str,
+        runs: Mapping[int, int | str],
+        residual: str = "",
+        blocks: str = "1",
+    ) -> list[str]:
+        """The call for the channels behind the last whole block, if any; it overlaps that one."""
+        if self.channels % BLOCK == 0:
+            return []
+        shift = f" + {self.channels - BLOCK}"
+        residual = f"{residual}{shift}" if self.residual else ""
+        return [self.run(x, x_step, f"{y}{shift}", y_step, runs, residual, str(self.blocks), blocks)]
+
+    def chunks(
+        self,
+        x: str,
+        x_step: int,
+        y: str,
+        y_step: str,
+        runs: Mapping[int, int | str],
         residual: str,
-        block: str,
-        blocks: str,
-        channel: int | None = None,
+        begin: str,
+        end: str,
     ) -> str:
-        """One call for ``blocks`` blocks from ``block`` on, whose first output channel is ``channel``."""
-        at = (f"8 * {block}" if block != "0" else "") if channel is None else str(channel)
-        shift = f" + {at}" if at else ""
-        w = self.constant.name + (f" + {block} * {self.block_bytes}" if block != "0" else "")
-        arguments = [x, str(x_step), w, f"{y}{shift}", str(y_step)]
-        arguments += [f"{residual}{shift}"] if self.residual else []
-        runs = pixel_runs(pixels)
+        """C for many pixels and the blocks from ``begin`` to ``end``, a chunk at a time."""
+        count = f"{end} - b < {self.chunk} ? {end} - b : {self.chunk}"
+        shifted = f"{residual} + 8 * b" if self.residual else ""
+        call = self.run(x, x_step, f"{y} + 8 * b", y_step, runs, shifted, "b", count)
+        return f"for (int32_t b = {begin}; b < {end}; b += {self.chunk}) {{\n  {call}\n}}"
+
+    def run(
+        self,
+        x: str,
+        x_step: int,
+        y: str,
+        y_step: str,
+        runs: Mapping[int, int | str],
+        residual: str,
+        first_block: str = "",
+        blocks: str = "",
+    ) -> str:
+        """One call for ``blocks`` blocks from ``first_block`` on; ``y`` and ``residual`` are at its channels.
+
+        Args:
+            runs: size of a tile to how many there are, in C.
+        """
+        w = self.constant.name + (f" + {first_block} * {self.block_bytes}" if first_block else "")
+        arguments = [x, str(x_step), w, y, y_step]
+        arguments += [residual] if self.residual else []
         arguments += [*(str(runs.get(size, 0)) for size in self.sizes), blocks]
         arguments += [self.scale] if self.scale is not None else []
         arguments += [str(self.depth)] if self.looped else []

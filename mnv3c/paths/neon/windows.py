@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnv3c.codegen.program import Constant, Kernel, Region
+from mnv3c.codegen.program import Constant, Kernel
 from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
@@ -20,7 +20,6 @@ class Geometry:
     """Sizes of a ring of rows, in rows, pixels and bytes.
 
     Attributes:
-        batch: input rows that are brought in at a time.
         blank: whether a row of padding is needed above or below.
     """
 
@@ -36,7 +35,6 @@ class Geometry:
     dilation: int
     out_height: int
     out_width: int
-    batch: int = 1
 
     @property
     def extent(self) -> int:
@@ -45,7 +43,7 @@ class Geometry:
 
     @property
     def slots(self) -> int:
-        return min(self.height, max(self.extent, self.stride) + self.batch - 1)
+        return min(self.height, max(self.extent, self.stride))
 
     @property
     def padded_width(self) -> int:
@@ -67,16 +65,20 @@ class Geometry:
         rows fill one slot less than there are. That leaves the case of padding below.
         """
         end = (self.out_height - 1) * self.stride - self.top + self.extent
-        above_only = end <= self.height and self.batch == 1 and self.height >= self.extent >= self.stride
+        above_only = end <= self.height and self.height >= self.extent >= self.stride
         return self.slots - 1 if above_only else self.slots
 
     @property
+    def rows(self) -> int:
+        """Of the ring and the padding behind it."""
+        return max(self.slots, self.blank_slot + 1) if self.blank else self.slots
+
+    @property
     def bytes(self) -> int:
-        rows = max(self.slots, self.blank_slot + 1) if self.blank else self.slots
-        return rows * self.row_bytes + SLACK
+        return self.rows * self.row_bytes + SLACK
 
 
-def geometry_of(conv: q.QConv, x: Tensor, out_height: int, out_width: int, batch: int = 1) -> Geometry:
+def geometry_of(conv: q.QConv, x: Tensor, out_height: int, out_width: int) -> Geometry:
     """The ring for ``conv`` over ``x`` (its shape alone matters)."""
     top, left, bottom, right = conv.pad
     return Geometry(
@@ -90,42 +92,7 @@ def geometry_of(conv: q.QConv, x: Tensor, out_height: int, out_width: int, batch
         conv.dilation[0],
         out_height,
         out_width,
-        batch,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Ring:
-    """A ring as scratch memory, with the constant that pads it."""
-
-    geometry: Geometry
-    region: Region
-    constants: tuple[Constant, ...]
-    padding: str
-    padding_block: int
-
-    @property
-    def kernels(self) -> tuple[Kernel, ...]:
-        g = self.geometry
-        names = (*(("pad_rows",) if g.left or g.right or g.blank else ()), "window_rows")
-        return tuple(Kernel(f"{n}_neon", render(f"kernels/neon/{n}.c.j2")) for n in names)
-
-    def body(self, produce: str, consume: str) -> str:
-        """The stage's C: ``produce`` fills rows ``next`` to ``stop``, ``consume`` reads ``window``."""
-        return render(
-            "kernels/neon/window.c.j2",
-            geometry=self.geometry,
-            ring=self.region.name,
-            padding=self.padding,
-            padding_block=self.padding_block,
-            produce=produce,
-            consume=consume,
-        )
-
-    def row(self, number: str) -> str:
-        """Address of the first real pixel of an input row in the ring."""
-        g = self.geometry
-        return f"ring + {number} % {g.slots} * {g.row_bytes} + {g.left * g.channels}"
 
 
 @dataclass(frozen=True)
@@ -136,30 +103,100 @@ class Padding:
     block: int
 
 
-def make_ring(label: str, geometry: Geometry, x: Tensor, padding: Padding | None = None) -> Ring:
-    """Scratch for ``geometry``; padding is the zero points of ``x``, a constant unless given."""
-    region = Region(f"{label}_rows", geometry.bytes)
+@dataclass(frozen=True, eq=False)
+class Ring:
+    """Rows of a windowed operator's input, padded, in scratch memory.
+
+    Attributes:
+        level: tells the rings of a stage apart: in C, ``ring<level>`` is the memory, ``next<level>`` the
+            next input row to bring in, ``window<level>`` the rows of a window.
+        channels: of the ring, a C expression (a slice of the tensor's, say).
+        constants: what padding reads, if it is not among a kernel's own constants.
+    """
+
+    geometry: Geometry
+    level: int
+    channels: str
+    padding: Padding | None
+    constants: tuple[Constant, ...]
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        names = (*(("pad_rows",) if self.padding is not None else ()), "window_rows")
+        return tuple(Kernel(f"{n}_neon", render(f"kernels/neon/{n}.c.j2")) for n in names)
+
+    @property
+    def _row_bytes(self) -> str:
+        g = self.geometry
+        return str(g.row_bytes) if self.channels.isdigit() else f"{g.padded_width} * {self.channels}"
+
+    def prepare(self, first_block: str = "") -> str:
+        """C that fills the padding, from a block of 8 channels on."""
+        if self.padding is None:
+            return ""
+        g, p = self.geometry, self.padding
+        at = f"{p.first} + {first_block} * {p.block}" if first_block and p.block else p.first
+        rows = g.blank_slot if g.blank else g.slots
+        return (
+            f"pad_rows_neon(ring{self.level}, {at}, {p.block}, {rows}, {int(g.blank)}, "
+            f"{g.left}, {g.width}, {g.right}, {self.channels});"
+        )
+
+    def first_row(self, y: str) -> str:
+        """C expression: the first input row that output row ``y`` reads."""
+        if y == "0":
+            return "0"
+        g = self.geometry
+        top = _times(y, g.stride)
+        return f"{top} > {g.top} ? {top} - {g.top} : 0" if g.top else top
+
+    def row(self, number: str) -> str:
+        """Address of the first real pixel of an input row in the ring."""
+        g = self.geometry
+        left = str(g.left * g.channels) if self.channels.isdigit() else f"{g.left} * {self.channels}"
+        return f"ring{self.level} + {number} % {g.slots} * {_factor(self._row_bytes)} + {left}"
+
+    def code(self, y: str, produce: str, consume: str) -> str:
+        """C for output row ``y``: ``produce`` makes row ``next<level>``, ``consume`` uses the window."""
+        return render(
+            "kernels/neon/window.c.j2",
+            geometry=self.geometry,
+            level=self.level,
+            row_bytes=self._row_bytes,
+            top=f"{_times(y, self.geometry.stride)} - {self.geometry.top}",
+            produce=produce,
+            consume=consume,
+        )
+
+
+def _times(value: str, factor: int) -> str:
+    return value if factor == 1 else f"{_factor(value)} * {factor}"
+
+
+def _factor(value: str) -> str:
+    return value if value.isidentifier() or value.isdigit() else f"({value})"
+
+
+def make_ring(
+    label: str,
+    geometry: Geometry,
+    x: Tensor,
+    level: int,
+    padding: Padding | None = None,
+    channels: str | None = None,
+) -> Ring:
+    """The ring of ``x``; its padding is the zero points of ``x``, a constant unless given."""
+    count = str(geometry.channels) if channels is None else channels
     if not (geometry.blank or geometry.left or geometry.right):
-        return Ring(geometry, region, (), "", 0)
+        return Ring(geometry, level, count, None, ())
     if padding is not None:
-        return Ring(geometry, region, (), padding.first, padding.block)
+        return Ring(geometry, level, count, padding, ())
     points = np.asarray(x.quant.zero_point if x.quant else (0,), np.int8)
     one = bool((points == points[0]).all())
     # One value for all channels: every block reads the same 8.
     data = np.full(8, points[0], np.int8) if one else np.broadcast_to(points, x.shape[2:]).copy()
     name = f"padding_{label}"
-    return Ring(geometry, region, (Constant(name, data, "table"),), name, 0 if one else 8)
-
-
-def copy_rows(ring: Ring, source: str) -> str:
-    """Produce rows by copying them from a dense tensor at ``source``."""
-    g = ring.geometry
-    row = g.width * g.channels
-    return (
-        "for (int32_t row = next; row < stop; ++row) {\n"
-        f"  memcpy({ring.row('row')}, {source} + row * {row}, {row});\n"
-        "}"
-    )
+    return Ring(geometry, level, count, Padding(name, 0 if one else 8), (Constant(name, data, "table"),))
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from mnv3c.runners.process import qemu
 from mnv3c.verification.check import verify
 from tests.paths.harness import check_graph, compile_graph
 from tests.paths.neon import test_kernels as kernels
+from tests.paths.threads import can_run, check_threads
 
 
 def compiler(kind: str) -> toolchain.Compiler | None:
@@ -42,6 +43,8 @@ MAKERS = [
     kernels.blocks,
     kernels.second_rounding,
     kernels.wide_weights,
+    kernels.stem,
+    kernels.tables,
 ]
 
 
@@ -50,6 +53,15 @@ MAKERS = [
 @pytest.mark.parametrize("make", MAKERS)
 def test_bit_equal(make: Callable[[], Graph], tmp_path: Path) -> None:
     check_graph(make(), "armv7", tmp_path / "library", parallel=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_run("armv7"), reason="no cross compiler or no qemu-arm")
+@pytest.mark.parametrize("make", [kernels.blocks, kernels.stem, kernels.tables])
+def test_threads(make: Callable[[], Graph], tmp_path: Path) -> None:
+    graph = make()
+    library = compile_graph(graph, "armv7", tmp_path)
+    check_threads(library, graph, tmp_path, "armv7")
 
 
 @pytest.mark.slow

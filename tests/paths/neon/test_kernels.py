@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mnv3c.codegen.program import Options
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node
 from tests.graphs import Builder, inverted_residual
 from tests.paths.harness import check_graph, compile_graph, compile_strictly, strict_compilers
+from tests.paths.threads import can_run, check_threads
 
 
 def pointwise() -> Graph:
@@ -82,6 +85,30 @@ def blocks() -> Graph:
     return b.finish(b.conv(b.hard_swish(b.conv(pooled, 96, dtype="int16")), 10, dtype="int16"))
 
 
+def stem() -> Graph:
+    """A stem and blocks on maps so large that several of them run as one pipeline."""
+    b = Builder(11, "stem")
+    image = b.input(113, 161, 3, zero_point=(7,))
+    x = b.hard_swish(b.conv(image, 32, 3, stride=2, pad=(1, 1, 1, 1), dtype="int16"), per_channel=True)
+    x = inverted_residual(b, x, 32, 32, 3, 1, swish=False)
+    x = inverted_residual(b, x, 40, 32, 5, 1)
+    x = inverted_residual(b, x, 48, 32, 3, 1)
+    x = inverted_residual(b, x, 56, 16, 3, 2)
+    return b.finish(inverted_residual(b, x, 40, 16, 5, 2, reduced=8))
+
+
+def tables() -> Graph:
+    """Models that quantise before their h-swish look it up, in every kind of stage."""
+    b = Builder(12, "tables")
+    x = b.lut(b.conv(b.input(33, 35, 3), 16, 3, stride=2, pad=(1, 1, 1, 1)))
+    for channels, out, stride in ((64, 24, 2), (96, 24, 1), (200, 40, 1)):
+        x = b.lut(b.conv(x, channels))
+        x = b.lut(b.depthwise(x, 5, stride=stride, pad=(2, 2, 2, 2)))
+        x = b.conv(x, out)
+    wide = b.lut(b.conv(x, 136))
+    return b.finish(x, b.lut(b.conv(wide, 17)), b.requantize(b.channel_sum(wide), 9 * 9))
+
+
 def second_rounding() -> Graph:
     """Convolutions whose requantisation rounds twice, as TFLite's built-in kernels do."""
     graph, rng = blocks(), np.random.default_rng(0)
@@ -107,17 +134,35 @@ def wide_weights() -> Graph:
     return graph.map_nodes(widen)
 
 
-@pytest.mark.parametrize(
-    "make", [pointwise, epilogues, depthwise, windows, blocks, second_rounding, wide_weights]
-)
-def test_bit_equal(make: type, tmp_path: Path) -> None:
+MAKERS = [pointwise, epilogues, depthwise, windows, blocks, second_rounding, wide_weights, stem, tables]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_bit_equal(make: Callable[[], Graph], tmp_path: Path) -> None:
     check_graph(make(), "neon", tmp_path / "library")
+
+
+@pytest.mark.parametrize("memory", ["fast", "small"])
+@pytest.mark.parametrize("make", [blocks, stem, tables])
+def test_shares_in_reverse_order(make: Callable[[], Graph], memory: str, tmp_path: Path) -> None:
+    check_graph(make(), "neon", tmp_path / "library", options=Options(memory=memory), runs=1, parallel=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_run("arm64"), reason="no cross compiler or no qemu-aarch64")
+@pytest.mark.parametrize("make", [blocks, stem, tables, epilogues])
+def test_threads(make: Callable[[], Graph], tmp_path: Path) -> None:
+    graph = make()
+    for memory in ("fast", "small"):
+        folder = tmp_path / memory
+        library = compile_graph(graph, "neon", folder, Options(memory=memory))
+        check_threads(library, graph, folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", strict_compilers())
-@pytest.mark.parametrize("make", [epilogues, windows, blocks])
-def test_no_warnings(make: type, compiler: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [epilogues, windows, blocks, stem, tables])
+def test_no_warnings(make: Callable[[], Graph], compiler: str, tmp_path: Path) -> None:
     compile_graph(make(), "neon", tmp_path / "library")
     compile_strictly(tmp_path / "library", compiler)
 
@@ -127,8 +172,11 @@ def test_wide_rows_stay_in_a_ring(tmp_path: Path) -> None:
     b = Builder(6, "ring")
     x = b.conv(b.input(56, 56, 8), 16)
     graph = b.finish(inverted_residual(b, x, 96, 16, 3, 1, swish=False))
-    library = check_graph(graph, "neon", tmp_path / "library", runs=1)
-    assert library.arena_bytes < 56 * 56 * 96 // 2
+    for memory, most in (("fast", 56 * 56 * 96 * 6 // 10), ("small", 56 * 56 * 96 * 4 // 10)):
+        library = check_graph(
+            graph, "neon", tmp_path / memory, options=Options(memory=memory), runs=1, parallel=True
+        )
+        assert library.arena_bytes < most
 
 
 def test_odd_shapes_are_noted(tmp_path: Path) -> None:

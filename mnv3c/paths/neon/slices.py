@@ -1,0 +1,99 @@
+"""Expand and depthwise convolution in slices of channels: what is done to a channel concerns no other.
+
+Slices share nothing, so that threads compute nothing twice, and channel sums are complete where they are
+made. A slice's weights and its ring of rows stay in the first-level cache while all rows pass.
+"""
+
+from __future__ import annotations
+
+from mnv3c.codegen.program import Region
+from mnv3c.paths.neon.bands import Pipeline
+from mnv3c.paths.neon.context import Context
+from mnv3c.paths.neon.depthwise import Depthwise
+from mnv3c.paths.neon.pack import BLOCK
+from mnv3c.paths.neon.pointwise import Pointwise, pixel_runs
+from mnv3c.paths.neon.shares import CANDIDATES, Shares, efficiency
+from mnv3c.paths.neon.steps import Step, lower_step
+from mnv3c.paths.neon.sums import SUM_PIXELS, sum_call, sum_kernel
+from mnv3c.paths.neon.windows import SLACK, make_ring
+
+SLICE_BYTES = 20 * 1024  # weights, ring and an input row of a slice, in a first-level cache of 32 KiB
+TOGETHER_BYTES = 36 * 1024  # all slices at once cost fewer calls and, up to here, no more line fills
+
+
+def _bytes(expand: Step, middle: Step, channels: int) -> int:
+    g = middle.geometry
+    return channels * (expand.x.shape[2] + g.rows * g.padded_width) + expand.x.shape[1] * expand.x.shape[2]
+
+
+def slice_shares(expand: Step, middle: Step) -> Shares:
+    """Cut the blocks of 8 channels: first small enough for the cache, then even, then few."""
+    blocks = middle.y.shape[2] // BLOCK
+    options = [Shares(blocks, n) for n in (1, 2, 3, *CANDIDATES, 24, 32) if n <= blocks]
+
+    def order(s: Shares) -> tuple[bool, float, int]:
+        fits = _bytes(expand, middle, max(s.sizes) * BLOCK) <= SLICE_BYTES
+        return fits, round(efficiency(s.sizes) / 0.03), -s.parts
+
+    return max(options, key=order)
+
+
+def lower_slices(context: Context, expand: Step, middle: Step, shares: Shares) -> Pipeline:
+    """One stage for ``expand`` and the depthwise convolution ``middle``, channel sums included."""
+    first, second = lower_step(context, expand), lower_step(context, middle)
+    assert isinstance(first.kernel, Pointwise) and isinstance(second.kernel, Depthwise)
+    g = middle.geometry
+    height, width, channels = middle.y.shape
+    ring = make_ring(middle.label, g, middle.x, 1, first.padding, "channels")
+    runs = pixel_runs(expand.y.shape[1])
+    row = ring.row("next1")
+    x_row = context.row(expand.node.inputs[0], "next1")
+    produce = first.kernel.run(x_row, expand.x.shape[2], row, "channels", runs, "", "block", "blocks")
+    filled = "\n".join([produce, *first.look_up(row, f"{expand.y.shape[1]} * channels", "0", 1)])
+    out = middle.node.outputs[0]
+    to = f"{context.row(out, 'y', const=False)} + 8 * block"
+    lines = [
+        second.kernel.code("window1", to, "channels", str(channels), "channels", "block"),
+        *second.look_up(to, "channels", str(channels), width),
+    ]
+    tail: list[str] = []
+    clear: list[str] = []
+    if middle.node.channel_sum is not None:
+        sums = f"{context.pointer(middle.node.outputs[1], const=False)} + 8 * block"
+        clear = [f"memset({sums}, 0, {4 * BLOCK} * (uint32_t)blocks);"]
+        # A sum is of bytes that are still in the first-level cache.
+        if height * width * channels <= SLICE_BYTES * shares.parts and height * width <= SUM_PIXELS:
+            at = f"{context.pointer(out)} + 8 * block"
+            tail = [sum_call(at, channels, sums, height * width, "blocks")]
+        else:
+            lines.append(sum_call(to, channels, sums, width, "blocks"))
+    together = _bytes(expand, middle, channels) <= TOGETHER_BYTES or shares.parts == 1
+    begin = shares.begin if together else shares.edge("share")
+    end = shares.end if together else shares.edge("(share + 1)")
+    ring_bytes = BLOCK * g.rows * g.padded_width  # of a block
+    inner = [
+        f"const int32_t block = {begin};",
+        f"const int32_t blocks = {end} - block;" if begin != "0" else f"const int32_t blocks = {end};",
+        "const int32_t channels = 8 * blocks;",
+        f"int8_t *const ring1 = (int8_t *)R_{middle.label}_scratch + block * {ring_bytes};",
+        *([prepared] if (prepared := ring.prepare("block")) else []),
+        *clear,
+        "int32_t next1 = 0;",
+        f"for (int32_t y = 0; y < {height}; ++y) {{",
+        *(f"  {line}" for line in ring.code("y", filled, "\n".join(lines)).rstrip("\n").split("\n")),
+        "}",
+        *tail,
+    ]
+    if not together:
+        inner = [
+            "for (int32_t share = share_begin; share < share_end; ++share) {",
+            *(f"  {i}" for i in inner),
+            "}",
+        ]
+    sums_used = (sum_kernel(),) if middle.node.channel_sum is not None else ()
+    return Pipeline(
+        "\n".join(inner),
+        (*ring.kernels, *first.kernels, *second.kernels, *sums_used),
+        (*ring.constants, *first.constants, *second.constants),
+        (Region(f"{middle.label}_scratch", g.rows * g.padded_width * channels + SLACK, 64),),
+    )

@@ -43,10 +43,10 @@ def main() -> int:
         return 0
     rows = []
     for name in args.model or [*photographs.MODELS, TEXT]:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        rows.append(
-            text_lines.measure(args.limit) if name == TEXT else photographs.measure(name, data, args.limit)
-        )
+        print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
+        row = text_lines.measure(args.limit) if name == TEXT else photographs.measure(name, data, args.limit)
+        print(", ".join(f"{c.quantity} {c.value:.1f}" for c in row.checks), file=sys.stderr, flush=True)
+        rows.append(row)
     show(rows, args.json)
     return 0 if holds(rows) else 1
 

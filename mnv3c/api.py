@@ -65,6 +65,7 @@ def compile(
     width: float | None = None,
     resolution: int | None = None,
     classes: int | None = None,
+    padding: str | None = None,
     input_shape: tuple[int, int, int] | None = None,
     seed: int = 0,
     memory: str = "fast",
@@ -91,7 +92,8 @@ def compile(
         output_dtype: ``int16`` (the default), ``int8`` or ``float32``; likewise.
         normalize: image bytes to what the model file takes.
         width, resolution, classes: of a zoo network.
-        input_shape: ``(H, W, C)`` for a model file that leaves it open.
+        padding: of a zoo network: ``torch`` (even) or ``tf`` (SAME); by default as its weights want it.
+        input_shape: ``(C, H, W)`` for an ONNX file that leaves it open.
         seed: of random weights and random calibration.
         memory: ``fast`` or ``small``: what to prefer where speed and arena compete.
         records: files of ``mnv3c tune``, asked before the records that come with the compiler.
@@ -133,6 +135,7 @@ def compile(
             width=width,
             resolution=resolution,
             classes=classes,
+            padding=padding,
             shape=input_shape,
             normalize=normalize,
         )
@@ -146,6 +149,7 @@ def compile(
             width=width,
             resolution=resolution,
             classes=classes,
+            padding=padding,
             input_shape=input_shape,
             seed=seed,
             name=name,

@@ -45,6 +45,7 @@ class Row:
         signal_to_noise_db: of our outputs against the original's.
         images: how many were classified.
         seconds: to quantise and to classify.
+        remark: what else there is to say.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Row:
     signal_to_noise_db: float | None
     images: int
     seconds: float
+    remark: str = ""
 
 
 def holds(rows: Sequence[Row]) -> bool:
@@ -82,6 +84,9 @@ def show(rows: Sequence[Row], as_json: bool) -> None:
             figures = (f"{c.value:.1f}", f"{c.must:.1f}", f"{c.aim:.1f}", c.verdict)
             table.add_row(*first, c.quantity, *figures, seconds)
     Console(width=200).print(table)
+    for row in rows:
+        if row.remark:
+            print(f"{row.model}: {row.remark}")
 
 
 def _percent(value: float | None) -> str:

@@ -131,7 +131,7 @@ def command(
 
 
 def facts(score: Score) -> dict[str, Any]:
-    """A score as JSON has it; classes are the network's own numbers."""
+    """A score as JSON has it; classes are numbered as the labels are, and -1 is a background class."""
     return {
         "images": score.images,
         "top1": score.top1,
@@ -160,5 +160,6 @@ def tell_worst(output: Output, score: Score) -> None:
         return
     table = output.table("Most often wrong", "class", "wrong", "most often taken for")
     for label, taken_for, wrong, images in score.worst:
-        table.add_row(str(label), f"{wrong} of {images}", str(taken_for))
+        other = "background" if taken_for < 0 else str(taken_for)
+        table.add_row(str(label), f"{wrong} of {images}", other)
     output.text(table)

@@ -1,4 +1,4 @@
-"""Options that say which network is meant; shared by ``compile`` and ``inspect``."""
+"""Options that say which network is meant; shared by the commands that take a model."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def model_options(command: F) -> F:
             click.option("--width", type=float, help="Width multiplier of a zoo network."),
             click.option(
                 "--resolution", type=int, help="Input height and width of a zoo network, in pixels."
+            ),
+            click.option(
+                "--padding",
+                type=click.Choice(["torch", "tf"]),
+                help="Padding of a zoo network: even, or TensorFlow's SAME. Default: as its weights want it.",
             ),
             click.option("--classes", type=int, help="Number of classes of a zoo network."),
             click.option(

@@ -26,7 +26,8 @@ class Score:
         top1, top5: share of images whose label is first, or among the first five.
         agreement: share whose first class is the reference engine's too; ``None`` without one.
         signal_to_noise_db: of the scores against the reference's.
-        worst: classes with most wrong answers: ``(label, most frequent wrong answer, wrong, images)``.
+        worst: classes with most wrong answers: ``(label, most frequent wrong answer, wrong, images)``, as
+            the labels number them; the background class of networks that have one is -1.
     """
 
     images: int
@@ -86,7 +87,8 @@ def score(scores: np.ndarray, labels: np.ndarray, reference: np.ndarray | None =
     Raises:
         Mnv3cError: a label outside of the classes.
     """
-    labels = labels + (1 if scores.shape[1] == 1001 else 0)
+    background = 1 if scores.shape[1] == 1001 else 0
+    labels = labels + background
     if labels.min() < 0 or labels.max() >= scores.shape[1]:
         raise Mnv3cError(f"labels up to {labels.max()}, the network has {scores.shape[1]} classes", "labels")
     # Ties go to the lower class, as argmax has it.
@@ -105,7 +107,7 @@ def score(scores: np.ndarray, labels: np.ndarray, reference: np.ndarray | None =
         top5=float((ranked[:, :5] == labels[:, None]).any(axis=1).mean()),
         agreement=agreement,
         signal_to_noise_db=noise,
-        worst=_worst(first, labels),
+        worst=_worst(first - background, labels - background),
     )
 
 

@@ -31,6 +31,13 @@ def test_background_class_shifts_the_labels() -> None:
     assert score(scores[:, :1000], np.asarray([6])).top1 == 1
 
 
+def test_worst_classes_are_numbered_as_the_labels() -> None:
+    scores = np.zeros((3, 1001), np.float32)
+    scores[[0, 1], 6] = 1  # class 5 of the labels
+    scores[2, 0] = 1  # background
+    assert score(scores, np.asarray([7, 7, 3])).worst == ((7, 5, 2, 2), (3, -1, 1, 1))
+
+
 def test_label_outside_of_the_classes() -> None:
     with pytest.raises(Mnv3cError, match="10 classes"):
         score(np.zeros((1, 10)), np.asarray([10]))

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, helper
 
+from mnv3c.errors import Mnv3cError
+from mnv3c.frontend import load
 from mnv3c.ir import float_ops as f
 from tests.frontend.onnx_models import CHANNELS, CONV, check, convolution, kinds, model, node
 
@@ -441,3 +443,18 @@ def test_shapes_computed_in_the_model(tmp_path: Path) -> None:
     ]
     graph = check(model(nodes, constants, shape=("N", 3, "H", "W")), tmp_path, input_shape=(3, 10, 14))
     assert graph.tensor("input").shape == (10, 14, 3)
+
+
+def test_a_tensor_added_to_itself(tmp_path: Path) -> None:
+    graph = check(
+        model([CONV, node("Add", ["c", "c"], "d"), node("Relu", ["d"], "y")], convolution()), tmp_path
+    )
+    assert kinds(graph) == ["Conv2d", "clip"], "twice a convolution is a convolution"
+
+
+@pytest.mark.parametrize("operator", ["Mul", "Sub", "Div"])
+def test_other_arithmetic_of_a_tensor_and_itself(operator: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model([CONV, node(operator, ["c", "c"], "y")], convolution()).SerializeToString())
+    with pytest.raises(Mnv3cError, match=rf"node '{operator}_y' \({operator}\): \w+ of a tensor and itself"):
+        load(str(path))

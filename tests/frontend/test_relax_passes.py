@@ -177,6 +177,16 @@ def test_four_dimensions_turns_matrix_products_into_convolutions() -> None:
     same(mod, after)
 
 
+def test_four_dimensions_doubles_a_tensor_added_to_itself() -> None:
+    mod = module(lambda emit, x: emit(op.add(x, x)))
+    after = four_dimensions(mod)
+    assert operators(after) == ["multiply"]
+    same(mod, after)
+    for other in (op.multiply, op.subtract, op.divide):
+        with pytest.raises(Mnv3cError, match="of a tensor and itself is not supported"):
+            four_dimensions(module(lambda emit, x, other=other: emit(other(x, x))))
+
+
 def test_four_dimensions_follows_channels_last_data() -> None:
     def body(emit: Any, x: Any) -> Any:
         shifted = emit(op.add(x, const(3)))

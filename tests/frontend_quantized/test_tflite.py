@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ def test_softmax_is_left_out_with_a_note(tmp_path):
     assert run_ours(graph, x).argmax() == run_litert(file.bytes(), x).argmax()
     assert graph.outputs[0].endswith("_logits")
     assert any("softmax" in note for note in graph.meta["notes"])
+    assert graph.meta["sha256"] == hashlib.sha256(file.bytes()).hexdigest()
 
 
 def test_wide_weights_are_kept_or_rounded(tmp_path):
@@ -279,8 +281,8 @@ BAD = {
     "is int16": lambda f: setattr(f.tensors[0], "type", 7),
     "dynamic-range": lambda f: setattr(f.tensors[0], "type", 0),
     "version 99": lambda f: setattr(f.codes[0], "version", 99),
-    r"operator 0 \(RESIZE_BILINEAR\): is not supported; supported are ADD": lambda f: setattr(
-        f.codes[0], "deprecatedBuiltinCode", 23
+    r"operator 0 \(GATHER\): is not supported; supported are ADD": lambda f: setattr(
+        f.codes[0], "deprecatedBuiltinCode", 36
     ),
     "lacks its options": lambda f: setattr(f.operators[0], "builtinOptions", None),
     "padding 7": lambda f: setattr(f.operators[0].builtinOptions, "padding", 7),

@@ -7,6 +7,7 @@ graph computes what the model's runtime computes. The importers of the formats a
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from mnv3c.errors import Mnv3cError
@@ -18,9 +19,10 @@ _MARK = b"TFL3"
 def load(path: Path | str, *, round_weights: bool = False, round_twice: bool | None = None) -> Graph:
     """The integer graph of a quantised model file.
 
-    ``meta`` has ``source`` (``tflite`` or ``onnx``), ``file`` (its name), ``format``, ``input_layout`` (the
-    file's own; the graph is ``(H, W, C)``), ``classes`` and ``notes``. A uint8 or int8 input stays one, and
-    so does an output; the graph between is int8. A softmax at the end is left out (a note says so).
+    ``meta`` has ``source`` (``tflite`` or ``onnx``), ``file`` (its name), ``sha256`` of it, ``format``,
+    ``input_layout`` (the file's own; the graph is ``(H, W, C)``), ``classes`` and ``notes``. A uint8
+    or int8 input stays one, and so does an output; the graph between is int8. A softmax at the end is left
+    out (a note says so).
 
     Args:
         round_weights: make all weights int8, which every kernel is fast for, by rounding the few
@@ -36,10 +38,13 @@ def load(path: Path | str, *, round_weights: bool = False, round_twice: bool | N
     if _is_tflite(path):
         from mnv3c.frontend import tflite
 
-        return tflite.load(path, round_weights=round_weights, round_twice=round_twice)
-    from mnv3c.frontend import qdq
+        graph = tflite.load(path, round_weights=round_weights, round_twice=round_twice)
+    else:
+        from mnv3c.frontend import qdq
 
-    return qdq.load(path, round_weights=round_weights)
+        graph = qdq.load(path, round_weights=round_weights)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return graph.replace(meta={**graph.meta, "sha256": digest})
 
 
 def is_quantized(path: Path | str) -> bool:

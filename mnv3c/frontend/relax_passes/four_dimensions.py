@@ -170,6 +170,11 @@ def _per_channel(context: Context, values: np.ndarray, view: View, new: Any) -> 
 
 def _two_tensors(context: Context, call: Any, a: View, b: View) -> tuple[Any, View]:
     name, (x, y) = operator(call), call.args
+    if x.same_as(y) and a == b:
+        if name != "relax.add":
+            what = name.removeprefix("relax.")
+            raise Mnv3cError(f"{what} of a tensor and itself is not supported", _place(context))
+        return context.emit(relax.op.multiply(x, constant(2.0))), a
     xs, ys = shape_of(x), shape_of(y)
     wide, narrow = (a, b) if math.prod(xs) >= math.prod(ys) else (b, a)
     if name not in ("relax.add", "relax.multiply"):

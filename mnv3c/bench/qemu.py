@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,9 +131,17 @@ def _folder() -> Path:
     return Path(folder)
 
 
-@functools.cache
 def _plugin(api: int) -> Path:
     """The plugin, built once a process for each version of qemu's interface."""
+    with _building:
+        return _built_plugin(api)
+
+
+_building = threading.Lock()
+
+
+@functools.cache
+def _built_plugin(api: int) -> Path:
     compiler: Compiler = find(HOST)
     plugin = _folder() / f"count-{api}.so"
     flags = ["-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", f"-DPLUGIN_API={api}"]

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 enum { MARK_IDLE = 0, MARK_RUN = 1, MARK_BETWEEN = 3 };
-enum { MAX_TENSORS = 16, PAGE = 1 << 12, STACK_BYTES = 1 << 20, JUNK = 0xA5 };
+enum { MAX_TENSORS = 16, MAX_LAYERS = 64, PAGE = 1 << 12, STACK_BYTES = 1 << 20, JUNK = 0xA5 };
 #define BUFFERS UINT64_C(0x1000000000)
 
 __attribute__((noinline)) void mnv3c_bench_mark(uint64_t kind, uint64_t argument) {
@@ -77,17 +77,30 @@ static void mnv3c_bench_write(int file, const void *data, size_t bytes) {
   }
 }
 
+/* All that a counted run reads of ours. */
+typedef struct {
+  void *inputs[MAX_TENSORS], *outputs[MAX_TENSORS];
+  mnv3c_exec plain, exec;
+  int32_t layers[MAX_LAYERS];
+} mnv3c_bench_frame;
+
 static void mnv3c_bench_candidate(int32_t number, const uint8_t *input, int results) {
   static const uint8_t padding[64];
   const mnv3c_candidate *const c = &mnv3c_candidates[number];
   const int whole = c->layers[0] < 0;
-  const mnv3c_exec plain = {0, 0, 0, 0, c->path};
-  const mnv3c_exec exec = {0, 0, whole ? 0 : mnv3c_bench_on_layer, (void *)(uintptr_t)c->layers, c->path};
-  void *inputs[MAX_TENSORS], *outputs[MAX_TENSORS];
   uint64_t at = BUFFERS;
   int32_t head[2] = {number, 0};
-  uint8_t *stack, *arena;
-  stack = mnv3c_bench_map(&at, STACK_BYTES);
+  uint8_t *const stack = mnv3c_bench_map(&at, STACK_BYTES);
+  mnv3c_bench_frame *const f = (void *)mnv3c_bench_map(&at, sizeof *f);
+  uint8_t *arena;
+  f->plain = (mnv3c_exec){0, 0, 0, 0, c->path};
+  f->exec = (mnv3c_exec){0, 0, whole ? 0 : mnv3c_bench_on_layer, f->layers, c->path};
+  for (int32_t i = 0; i < MAX_LAYERS; ++i) {
+    f->layers[i] = c->layers[i];
+    if (c->layers[i] < 0) {
+      break;
+    }
+  }
   for (int32_t i = 0; i < c->inputs + c->outputs; ++i) {
     uint8_t *const p = mnv3c_bench_map(&at, c->bytes[i]);
     if (i < c->inputs) {
@@ -95,22 +108,22 @@ static void mnv3c_bench_candidate(int32_t number, const uint8_t *input, int resu
         p[b] = input[b];
       }
       input += (c->bytes[i] + 63) / 64 * 64;
-      inputs[i] = p;
+      f->inputs[i] = p;
     } else {
-      outputs[i - c->inputs] = p;
+      f->outputs[i - c->inputs] = p;
     }
   }
   arena = mnv3c_bench_map(&at, c->arena_bytes);
   mnv3c_bench_mark(MARK_IDLE, (uint64_t)number);
   /* The first run fills the caches too: what is counted is the steady state. */
-  head[1] = mnv3c_bench_on_stack(inputs, outputs, arena, &plain, c->run, stack + STACK_BYTES);
+  head[1] = mnv3c_bench_on_stack(f->inputs, f->outputs, arena, &f->plain, c->run, stack + STACK_BYTES);
   mnv3c_bench_mark(whole ? MARK_RUN : MARK_BETWEEN, 0);
-  (void)mnv3c_bench_on_stack(inputs, outputs, arena, &exec, c->run, stack + STACK_BYTES);
+  (void)mnv3c_bench_on_stack(f->inputs, f->outputs, arena, &f->exec, c->run, stack + STACK_BYTES);
   mnv3c_bench_mark(MARK_BETWEEN, 0);
   mnv3c_bench_write(results, head, sizeof head);
   for (int32_t i = 0; i < c->outputs; ++i) {
     const int64_t bytes = c->bytes[c->inputs + i];
-    mnv3c_bench_write(results, outputs[i], (size_t)bytes);
+    mnv3c_bench_write(results, f->outputs[i], (size_t)bytes);
     mnv3c_bench_write(results, padding, (size_t)(-bytes & 63));
   }
   (void)munmap((void *)BUFFERS, at - BUFFERS);

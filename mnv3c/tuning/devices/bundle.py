@@ -29,7 +29,7 @@ from mnv3c.tuning.devices.base import Candidate
 _FLAGS = ("-std=c11", "-O3", "-fvisibility=hidden")
 _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 # A constant that nobody reads brings all constants of its object to a fixed place in every cache.
-_ALIGNED = "\n__attribute__((aligned(32768), used)) static const char mnv3c_alignment[64] = {1};\n"
+_ALIGNED = "\n__attribute__((aligned(65536), used)) static const char mnv3c_alignment[64] = {1};\n"
 _KEPT_OBJECTS = 512
 # What most of a small kernel's compilation goes into; read once and kept in the compiler's own form.
 _HEADERS = "#include <arm_neon.h>\n#include <stdint.h>\n#include <string.h>\n"

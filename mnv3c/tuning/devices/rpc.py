@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import selectors
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ _ADDRESS = re.compile(
     r"(?P<kind>rpc|tracker)://(?P<host>[^/:]+|\[[^]]+\]):(?P<port>\d+)(?:/(?P<key>[\w-]+))?/?"
 )
 _CONNECT_SECONDS = 20.0
+_START_SECONDS = 30.0  # for TVM's client to load, on a busy machine
 _SLOWEST_LINK = 200_000  # bytes a second; USB 2 and Wi-Fi are far above
 _CALL_SECONDS = 10.0  # what a call may take beyond the candidate's own time
 _ATTEMPTS = 2  # connections on which a candidate is tried
@@ -85,6 +87,7 @@ class Link:
         self.address = address
         self._limit = limit
         self._worker: subprocess.Popen[bytes] | None = None
+        self._connected = False
         self._loaded: Path | None = None
         self.connections = 0
 
@@ -98,11 +101,10 @@ class Link:
             LinkLost: there was no device in that time; says why.
         """
         deadline = time.monotonic() + patience
-        while self._worker is None:
+        while not self._connected:
             try:
                 self._connect_once(max(deadline - time.monotonic(), 1.0))
             except LinkLost:
-                self.drop()
                 if time.monotonic() + _RETRY_SECONDS > deadline:
                     raise
                 time.sleep(_RETRY_SECONDS)
@@ -114,12 +116,19 @@ class Link:
                 place = tracker.request(place.host, place.port, place.key, patience)
             except tracker.NoDevice as error:
                 raise LinkLost(str(error)) from None
-        command = [sys.executable, "-m", "mnv3c.tuning.devices.rpc_worker"]
-        self._worker = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        # TVM's client has no time-out of its own; loading TVM takes seconds on a busy machine.
-        self.ask(_CONNECT_SECONDS + 20.0, "connect", place.host, place.port, place.key, self._limit)
+        try:
+            # Loading TVM takes seconds: first see whether there is anybody.
+            socket.create_connection((place.host, place.port), timeout=_CONNECT_SECONDS).close()
+        except OSError as error:
+            raise LinkLost(f"{place.host} port {place.port}: {error.strerror or error}") from None
+        if self._worker is None:
+            command = [sys.executable, "-m", "mnv3c.tuning.devices.rpc_worker"]
+            self._worker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        seconds = _CONNECT_SECONDS + _START_SECONDS
+        self._call(seconds, "connect", place.host, place.port, place.key, self._limit)
+        self._connected = True
         self.connections += 1
 
     def load(self, shared_object: Path) -> None:
@@ -145,6 +154,14 @@ class Link:
         Raises:
             LinkLost: no answer in ``timeout`` seconds, or TVM's client failed; the connection is dropped.
         """
+        try:
+            return self._call(timeout, method, *arguments)
+        except LinkLost:
+            self.drop()
+            raise
+
+    def _call(self, timeout: float, method: str, *arguments: Any) -> Any:
+        """As ``ask``; a worker that answers is kept."""
         worker = self._worker
         assert worker is not None and worker.stdin is not None and worker.stdout is not None
         try:
@@ -161,13 +178,13 @@ class Link:
             self.drop()  # an interrupt, too, must leave no process behind
             raise
         if not good:
-            self.drop()
             raise LinkLost(str(answer))
         return answer
 
     def drop(self) -> None:
         """End the connection, answer or not."""
         worker, self._worker, self._loaded = self._worker, None, None
+        self._connected = False
         if worker is not None:
             worker.kill()
             for pipe in (worker.stdin, worker.stdout):
@@ -222,6 +239,11 @@ class RpcDevice:
         kind = "emulated device" if self.identity.emulated else "device"
         core = f", {self.identity.core}" if self.identity.core else ""
         return f"{kind} at {self.address}{core}"
+
+    @property
+    def connections(self) -> int:
+        """How often a device was connected to; more than there are devices if one was lost."""
+        return sum(link.connections for link in self._links)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class Simulation:
 class SimulatedDevice:
     """Costs are cycles: blocks by LLVM's model of the core, and line fills by the core's penalties.
 
-    The same candidate gets the same cost whatever is measured beside it or before it.
+    What is measured beside a candidate, or before it, changes its cost by no more than a few line fills.
     """
 
     unit = "cycles"

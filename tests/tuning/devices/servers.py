@@ -1,0 +1,106 @@
+"""Device servers and trackers as processes of their own, on loopback, that end with the test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from mnv3c.tuning.devices import deploy
+
+
+class Process:
+    """A server in a process group of its own."""
+
+    def __init__(self, command: Sequence[str], folder: Path, ready: str) -> None:
+        folder.mkdir(exist_ok=True)
+        self._process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": str(folder)},
+            cwd=folder,
+        )
+        self.port = 0
+        if ready:
+            try:
+                match = re.search(ready, self._line())
+                assert match is not None
+                self.port = int(match[1])
+            except BaseException:
+                self.end()
+                raise
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            assert selector.select(30), "the server did not say its port within 30 s"
+        return self._process.stdout.readline()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def interrupt(self) -> int:
+        """As Ctrl-C does; the code that it ends with."""
+        self._process.send_signal(signal.SIGINT)
+        return self._process.wait(timeout=20)
+
+    def end(self) -> None:
+        """At once, with all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def emulated(folder: Path, work: Path, *options: str) -> Process:
+    """The C server of a built folder, as a phone starts it, under qemu-aarch64."""
+    loader = [str(folder / "lib" / deploy.SYSTEM[0]), "--library-path", f"{folder / 'lib'}:{folder}"]
+    command = ["qemu-aarch64", "-cpu", "cortex-a76", *loader, str(folder / "server")]
+    return Process([*command, "--port", "0", *options], work, r"listening on 127.0.0.1:(\d+)")
+
+
+@contextlib.contextmanager
+def tracker(work: Path) -> Iterator[int]:
+    """TVM's tracker; its port."""
+    pytest.importorskip("tornado", reason="TVM's tracker needs tornado")
+    port = free_port()
+    command = [sys.executable, "-m", "tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", str(port)]
+    process = Process([*command, "--port-end", str(port + 1), "--silent"], work, "")
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert process.alive, "the tracker ended"
+            time.sleep(0.1)
+        yield port
+    finally:
+        process.end()
+
+
+def need_emulator() -> None:
+    if shutil.which("qemu-aarch64") is None:
+        pytest.skip("qemu-aarch64 is not installed")

@@ -14,7 +14,7 @@ from mnv3c.paths.common.shares import Split, for_shares, own, split
 from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel, unique
 from mnv3c.paths.dotprod.chunks import chunks_of, plan_chunks
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
-from mnv3c.paths.dotprod.layout import ROW, TILE, grid, quads, tiled_bytes
+from mnv3c.paths.dotprod.layout import ROW, TILE, block_name, grid, quads, tiled_bytes
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel, call
 from mnv3c.paths.dotprod.vector import vector_kernel
 
@@ -227,6 +227,9 @@ def _lower_pooled(builder: Builder, node: q.FusedConv) -> bool:
     if not unused or node.outputs[1] in graph.outputs or node.residual is not None:
         return False
     block = builder.block(node.name, "block", x.shape)
+    if x.shape[0] % 2 or x.shape[1] % 2:
+        block = ROW  # pixels behind the edge can be left out of the sums in rows alone
+        builder.settle(node.name, "block", block_name(block))
     label = identifier(node.name)
     e = plan_epilogue(node, store=False, want_sum=True)
     rows, columns = grid(x.shape, block)

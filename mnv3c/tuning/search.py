@@ -1,4 +1,9 @@
-"""The search for one operator: all of a small space, else neighbours of the default and then Optuna's TPE."""
+"""The search for one operator: all of a small space, else neighbours of a good start and then Optuna's TPE.
+
+A stage's cost is nearly a sum: of its kernels, of the cache lines that it moves. So one knob after the other
+is changed first, then the changes that helped are put together; what is left of the trials goes to Optuna,
+which has learnt from all of them.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +31,23 @@ class Search:
     Args:
         table: knob to values worth a trial.
         default: the value of every knob that the path's own rules give.
+        hints: changes that helped operators like this one; knobs and values that it does not have are
+            left out.
     """
 
-    def __init__(self, table: Table, default: Schedule, seed: int) -> None:
+    def __init__(self, table: Table, default: Schedule, seed: int, hints: Sequence[Schedule] = ()) -> None:
         self._knobs = {k: _with(values, default[k]) for k, values in table.items() if k in default}
         self.default: dict[str, Value] = {k: default[k] for k in self._knobs}
         self._told: dict[tuple[Value, ...], float] = {}
         self._asked: set[tuple[Value, ...]] = set()
-        self._queue = [self.default, *self._first()]
-        self._combined = space.size(self._knobs) <= EXHAUSTIVE
+        self._queue: list[Schedule] = [self.default]
+        self._steps = [self._neighbours, self._combinations]
+        self._base: Schedule = self.default
+        if space.size(self._knobs) <= EXHAUSTIVE:
+            self._queue += space.every(self._knobs)
+            self._steps = []
+        else:
+            self.hint(hints)
         self._study: Any = None
         self._seed = seed
         self._open: dict[tuple[Value, ...], Any] = {}
@@ -55,6 +68,11 @@ class Search:
     @property
     def tried(self) -> int:
         return len(self._told)
+
+    def hint(self, hints: Sequence[Schedule]) -> None:
+        """Try these changes of the default next."""
+        fit = [{k: v for k, v in h.items() if v in self._knobs.get(k, ())} for h in hints]
+        self._queue = [*self._queue[:1], *({**self.default, **h} for h in fit if h), *self._queue[1:]]
 
     def ask(self, count: int) -> list[Schedule]:
         """Up to ``count`` schedules that were not asked for before; fewer when the space is exhausted."""
@@ -80,38 +98,33 @@ class Search:
     def _key(self, schedule: Schedule) -> tuple[Value, ...]:
         return tuple(schedule[k] for k in self._knobs)
 
-    def _first(self) -> list[Schedule]:
-        """Everything, or the default with one knob changed, the knobs in turn."""
-        if space.size(self._knobs) <= EXHAUSTIVE:
-            return space.every(self._knobs)
-        changes = [[{**self.default, k: v} for v in values] for k, values in self._knobs.items()]
-        rounds = itertools.zip_longest(*changes)
-        return [s for turn in rounds for s in turn if s is not None and s != self.default]
-
     def _next(self) -> Schedule | None:
+        while not self._queue and self._steps:
+            if len(self._told) < len(self._asked):
+                return None  # the next step builds on what these cost
+            self._queue = self._steps.pop(0)()
         if self._queue:
             return self._queue.pop(0)
-        if not self._combined:
-            if len(self._told) < len(self._asked):
-                return None  # the neighbours are not all told yet
-            self._combined = True
-            self._queue = self._combinations()
-            return self._next()
-        if space.size(self._knobs) <= EXHAUSTIVE:
-            return None
-        return self._sample()
+        return None if space.size(self._knobs) <= EXHAUSTIVE else self._sample()
+
+    def _neighbours(self) -> list[Schedule]:
+        """The best so far with one knob changed, the knobs in turn."""
+        self._base = dict(self.best[0])
+        changes = [[{**self._base, k: v} for v in values] for k, values in self._knobs.items()]
+        turns = itertools.zip_longest(*changes)
+        return [s for turn in turns for s in turn if s is not None and s != self._base]
 
     def _combinations(self) -> list[Schedule]:
         """The changes that helped, together: all, and all but one of each."""
-        base = self._told[self._key(self.default)]
+        base = self._told[self._key(self._base)]
         helpful: dict[str, Value] = {}
         for knob, values in self._knobs.items():
-            costs = {v: self._told.get(self._key({**self.default, knob: v}), math.inf) for v in values}
+            costs = {v: self._told.get(self._key({**self._base, knob: v}), math.inf) for v in values}
             value = min(costs, key=lambda v, costs=costs: costs[v])  # type: ignore[misc]
             if costs[value] < base:
                 helpful[knob] = value
         parts = [helpful, *({k: v for k, v in helpful.items() if k != left} for left in helpful)]
-        return [{**self.default, **part} for part in parts]
+        return [{**self._base, **part} for part in parts]
 
     def _sample(self) -> Schedule:
         if self._study is None:

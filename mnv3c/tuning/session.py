@@ -24,8 +24,10 @@ from mnv3c.tuning.tasks import Layer, Task
 _ROUND, _BATCH = 8, 32
 # An operator is searched if the best network with it costs at most this part of it more than the best of all.
 _PROMISING = 0.3
-# Operators with less than this part of a network's cost get one round.
-_SMALL = 0.004
+# Parts of a network's cost from which on an operator gets all trials, and half of them; others get one round.
+_LARGE, _SMALL = 0.02, 0.004
+# Finished operators that give hints to one like them.
+_HINTS = 4
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Session:
         self._own = tasks.layers(graph, path, target.name)
         self._variants = tasks.variants(graph, path, target.name)
         self._states: dict[Op, _State] = {}
+        self._finished: list[Op] = []
         self._measured = self._known = self._planned = 0
         self._failed: list[tuple[str, Schedule, str]] = []
 
@@ -216,16 +219,37 @@ class Session:
             if space.tunable(op.operator) and slack.get(op, math.inf) <= _PROMISING * state.default_cost:
                 weights[op] = cost
         order = sorted(weights, key=lambda op: (-weights[op], op.key))
-        trials = {op: self._settings.trials if weights[op] >= _SMALL * best.cost else _ROUND for op in order}
-        trials = {op: min(n, space.size(space.candidates(op, self._target))) for op, n in trials.items()}
+        trials = {op: self._trials(op, weights[op] / best.cost) for op in order}
         self._planned = self._measured + self._known + sum(trials.values())
-        finished: set[Op] = set()
-        while len(finished) < len(order):
-            for some in _batches([op for op in order if op not in finished], _BATCH // _ROUND):
+        for some in _batches(order, _BATCH // _ROUND):
+            for op in some:
+                self._states[op].search.hint(self._hints(op))
+            going = list(some)
+            while going:
                 if self._time_is_up():
                     return False
-                finished |= self._round(some, trials)
+                finished = self._round(going, trials)
+                going = [op for op in going if op not in finished]
+            self._finished += some
         return True
+
+    def _trials(self, op: Op, part: float) -> int:
+        """Schedules to try of an operator that takes ``part`` of the network's cost."""
+        most = self._settings.trials
+        wanted = most if part >= _LARGE else max(most // 2, _ROUND) if part >= _SMALL else _ROUND
+        return min(wanted, most, space.size(space.candidates(op, self._target)))
+
+    def _hints(self, op: Op) -> list[Schedule]:
+        """What helped the operators most like this one among those that are finished."""
+        alike = [o for o in self._finished if (o.operator, o.path) == (op.operator, op.path)]
+        alike.sort(key=lambda o: (_distance(o, op), o.key))
+        hints: list[Schedule] = []
+        for other in alike[:_HINTS]:
+            state = self._states[other]
+            schedule, cost = state.search.best
+            if cost < state.default_cost:
+                hints.append({k: v for k, v in schedule.items() if v != state.search.default[k]})
+        return hints
 
     def _round(self, ops: Sequence[Op], trials: Mapping[Op, int]) -> set[Op]:
         """A few schedules of each operator; those that have no more to try."""
@@ -323,6 +347,18 @@ class Session:
         whole, _ = state.task.candidate(schedule)
         short, _ = state.task.candidate(changed)
         return changed if whole.key == short.key else schedule
+
+
+def _distance(a: Op, b: Op) -> float:
+    """How unlike two operators are: ratios of their sizes, and what else differs."""
+    other = dict(b.shape)
+    total = 0.0
+    for name, value in a.shape:
+        if isinstance(value, int) and isinstance(other[name], int):
+            total += abs(math.log2((value + 1) / (int(other[name]) + 1)))
+        elif value != other[name]:
+            total += 1.0
+    return total
 
 
 def _batches(ops: Sequence[Op], size: int) -> list[Sequence[Op]]:

@@ -28,3 +28,10 @@ def total_macs(graph: Graph) -> int:
 
 def total_parameters(graph: Graph) -> int:
     return sum(parameters(n) for n in graph.nodes)
+
+
+def count_classes(graph: Graph) -> int:
+    """Channels of the first output, or of what it is the argmax of."""
+    node = graph.producer(graph.outputs[0])
+    name = node.inputs[0] if isinstance(node, f.ArgMax | q.QArgMax) else graph.outputs[0]
+    return graph.tensor(name).shape[2]

@@ -124,10 +124,16 @@ class Slice(Node):
 
 
 @dataclass(frozen=True)
-class Pad(Node):
-    """``pad`` (top, left, bottom, right) pixels of zeros around the input."""
+class Spread(Node):
+    """Pixels set apart by zeros, and zeros around them: padding where ``stride`` is 1.
 
-    pad: tuple[int, int, int, int]
+    Attributes:
+        stride: ``(vertical, horizontal)`` distance of two input pixels in the output.
+        pad: ``(top, left, bottom, right)``.
+    """
+
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)

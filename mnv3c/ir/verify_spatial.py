@@ -84,9 +84,9 @@ def rules(require: Require) -> dict[type[Node], Callable[[Graph, Any], None]]:
         if isinstance(node, q.QSlice):
             dtypes(graph, node, ("int8", "int16"))
 
-    def spread(graph: Graph, node: f.Pad | q.QSpread) -> None:
+    def spread(graph: Graph, node: f.Spread | q.QSpread) -> None:
         height, width, channels = graph.tensor(node.inputs[0]).shape
-        stride = node.stride if isinstance(node, q.QSpread) else (1, 1)
+        stride = node.stride
         top, left, bottom, right = node.pad
         require(min(*node.pad, stride[0] - 1, stride[1] - 1) >= 0, node.name, f"{node.pad}, {stride}")
         rows, columns = (height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1
@@ -140,7 +140,7 @@ def rules(require: Require) -> dict[type[Node], Callable[[Graph, Any], None]]:
         f.ArgMax: argmax,
         f.Concat: concat,
         f.Slice: part,
-        f.Pad: spread,
+        f.Spread: spread,
         f.TransposedConv2d: transposed,
         q.QResize: resize,
         q.QArgMax: argmax,

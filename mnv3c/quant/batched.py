@@ -16,6 +16,8 @@ from mnv3c.ir.graph import Graph, Node
 from mnv3c.reference import floating, integer
 from mnv3c.reference.arithmetic import I64
 
+# What looks at more than one pixel, or counts axes from the front.
+_ONE_IMAGE = (q.QMaxPool, q.QResize, q.QAveragePool, q.QWindowMean, q.QConcat, q.QSlice, q.QSpread)
 _CHUNK_ELEMENTS = 1 << 18  # of a temporary array: about what stays in a cache
 
 
@@ -111,8 +113,8 @@ def integer_node(graph: Graph, node: Node, args: list[np.ndarray]) -> np.ndarray
         if isinstance(node, q.QConv):
             acc = accumulate(graph, node, part[0])
             parts.append(integer.requantize(acc, node.requant, tensor.dtype).astype(tensor.dtype))
-        elif isinstance(node, q.QMaxPool):
-            parts += [_execute(graph, node, [x])[None] for x in part[0]]
+        elif isinstance(node, _ONE_IMAGE):
+            parts += [_execute(graph, node, list(each))[None] for each in zip(*part, strict=True)]
         else:  # element-wise, so the one-image rule broadcasts over the batch
             parts.append(_execute(graph, node, part))
     return np.concatenate(parts)

@@ -51,10 +51,12 @@ def lower_input(
 
 
 def finish(graph: Graph, dtype: str) -> Graph:
-    """Turn integer outputs into floats, if asked for; the outputs keep their names."""
+    """Turn integer outputs into floats, if asked for; the outputs keep their names, class numbers stay."""
     if dtype != "float32":
         return graph
     for name in graph.outputs:
+        if graph.tensor(name).dtype == "uint8":  # class numbers
+            continue
         inner = f"{name}_integer"
         graph = _rename(graph, name, inner)
         tensor = graph.tensor(inner)

@@ -49,19 +49,48 @@ class Group:
 
 
 def is_gate(graph: Graph, tensor: str) -> bool:
-    """Whether every consumer multiplies a feature map by ``tensor``, one value a channel."""
+    """Whether every consumer multiplies a feature map by ``tensor``: a value a channel, or a map.
+
+    A map counts if it is a sigmoid behind a convolution, or an interpolation of one: it then stays in 16
+    bits up to the product.
+    """
     users = graph.consumers(tensor)
-    return (
-        bool(users)
-        and tensor not in graph.outputs
-        and graph.tensor(tensor).shape[:2] == (1, 1)
-        and all(isinstance(u, f.Multiply) and u.inputs[0] != tensor for u in users)
+    if not users or tensor in graph.outputs:
+        return False
+    if graph.tensor(tensor).shape[:2] != (1, 1) and gate_source(graph, tensor) is None:
+        return False
+    return all(
+        (isinstance(u, f.Multiply) and u.inputs[0] != tensor)
+        or (isinstance(u, f.Resize) and gate_source(graph, tensor) is not None and is_gate(graph, u.output))
+        for u in users
     )
 
 
-def group(graph: Graph) -> tuple[Group, ...]:
-    """Partition the nodes of a float graph, in an order in which the groups can be executed."""
-    projections = _projections(graph)
+def gate_source(graph: Graph, tensor: str) -> f.Activation | None:
+    """The sigmoid of a convolution that ``tensor`` is, or interpolates; ``None`` if it is none."""
+    node = graph.producer(tensor)
+    if isinstance(node, f.Resize):
+        return gate_source(graph, node.inputs[0])
+    if not isinstance(node, f.Activation) or not _is_sigmoid(node):
+        return None
+    conv = graph.producer(node.inputs[0])
+    fused = isinstance(conv, f.Conv2d) and graph.sole_consumer(conv.output, f.Activation) is node
+    return node if fused else None
+
+
+def _is_sigmoid(node: f.Activation) -> bool:
+    """Whether the integer IR has it as a gate in Q15."""
+    hard = node.kind == "hard_sigmoid" and node.slope > 0 and abs(node.offset) < 1
+    return hard or node.kind == "sigmoid"
+
+
+def group(graph: Graph, wide: frozenset[str] = frozenset()) -> tuple[Group, ...]:
+    """Partition the nodes of a float graph, in an order in which the groups can be executed.
+
+    Args:
+        wide: tensors that are stored in 16 bits; nothing is fused with what writes them.
+    """
+    projections = {conv: add for conv, add in _projections(graph).items() if add.output not in wide}
     position = {n.name: i for i, n in enumerate(graph.nodes)}
     taken: set[str] = set()
     groups: list[tuple[int, Group]] = []
@@ -112,12 +141,7 @@ def _fuses(graph: Graph, node: f.Activation) -> bool:
         return True
     if node.kind == "hard_swish":
         return node.offset == 0.5 and node.slope > 0
-    return (
-        node.kind == "hard_sigmoid"
-        and node.slope > 0
-        and abs(node.offset) < 1
-        and is_gate(graph, node.output)
-    )
+    return _is_sigmoid(node) and is_gate(graph, node.output)
 
 
 def sharing(graph: Graph, tensor: str) -> Sharing:

@@ -7,12 +7,17 @@ them, so that the next group is calibrated on what the integer network really ha
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
+from mnv3c.quant import spatial
 from mnv3c.quant.groups import Group, is_gate, sharing
 from mnv3c.quant.ranges import LEVELS, Affine, Sample, affine, clip_range
 from mnv3c.quant.rounding import fit_weights
@@ -34,6 +39,8 @@ _FINEST_16 = 2.0**-11
 # The other way round, the left shift before the multiplication stays small.
 _COARSEST = 16.0
 _GATE_ONE = 2.0**15
+# An average over so many pixels, all counted alike, is a depthwise convolution, which has fast kernels.
+_LARGEST_WINDOW = 25
 _SWISH_SHIFT_MAX = 7
 _SWISH_REACH = 1.5 * 2**_SWISH_SHIFT_MAX
 _SWISH_LEAST = -1.0 / 16  # times 1 / slope: x * (slope * x + 1/2) at x = -1 / (4 * slope)
@@ -58,6 +65,11 @@ def lower(state: State, group: Group) -> list[Node]:
         return _mean(state, head)
     if isinstance(head, f.Pool):
         return _pool(state, head)
+    if isinstance(head, f.Concat):
+        return spatial.concat(state, head, choose(state, head.output, single=True))
+    for kind, rule in _MOVES.items():
+        if isinstance(head, kind):
+            return rule(state, head)
     raise Mnv3cError(f"no integer form of {type(head).__name__}", head.name)
 
 
@@ -163,7 +175,7 @@ def _conv_group(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
         return _conv_add(state, group, conv, group.add)
     if activation is not None and activation.kind == "hard_swish":
         return _conv_hard_swish(state, conv, activation)
-    if activation is not None and activation.kind == "hard_sigmoid":
+    if activation is not None and activation.kind in ("hard_sigmoid", "sigmoid"):
         return _conv_gate(state, conv, activation)
     return _conv_int8(state, group, conv)
 
@@ -256,15 +268,16 @@ def _swish_unit(shift: int) -> float:
 
 
 def _conv_gate(state: State, conv: f.Conv2d, activation: f.Activation) -> list[Node]:
-    unit = 1.0 / (activation.slope * _GATE_ONE)
+    hard = activation.kind == "hard_sigmoid"
+    unit = 1.0 / (activation.slope * _GATE_ONE) if hard else spatial.SIGMOID_UNIT
     shape = state.source.tensor(conv.output).shape
     pre = state.declare(conv.output, shape, "int16", Affine(np.asarray([unit]), np.zeros(1)))
     state.store(activation.output, Affine(np.asarray([1 / _GATE_ONE]), np.zeros(1)), "int16")
-    offset = round(activation.offset * _GATE_ONE)
-    return [
-        _finish(state, conv, pre, unit, _FINEST_16, coarse=_GATE_ONE / 2**8),
-        q.QHardSigmoid(activation.name, (pre,), (activation.output,), int(np.clip(offset, -32768, 32767))),
-    ]
+    finished = _finish(state, conv, pre, unit, _FINEST_16, coarse=_GATE_ONE / 2**8)
+    if not hard:
+        return [finished, q.QSigmoid(activation.name, (pre,), (activation.output,), spatial.SIGMOID_TABLE)]
+    offset = int(np.clip(round(activation.offset * _GATE_ONE), -32768, 32767))
+    return [finished, q.QHardSigmoid(activation.name, (pre,), (activation.output,), offset)]
 
 
 def _conv_add(state: State, group: Group, conv: f.Conv2d, add: f.Add) -> list[Node]:
@@ -349,9 +362,9 @@ def _add(state: State, group: Group, add: f.Add) -> list[Node]:
 def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
     data, gate = node.inputs
     if not is_gate(state.source, gate):
-        raise Mnv3cError(
-            "multiplies two feature maps; only a gate of one value a channel is supported", node.name
-        )
+        result = choose(state, group.output, group.activation, single=True)
+        moved = dataclasses.replace(node, outputs=(group.output,))
+        return spatial.product(state, moved, result, _bounds(group.activation, result))
     x = state.affine[data]
     nodes, gate_name = _as_gate(state, node, gate)
     result = _choose_gated(state, group, node)
@@ -437,8 +450,8 @@ def _pool(state: State, node: f.Pool) -> list[Node]:
     if node.kind == "max":
         state.store(node.output, state.affine[data])
         return [q.QMaxPool(node.name, node.inputs, node.outputs, node.kernel, node.stride, node.pad)]
-    if any(node.pad) and not node.count_include_pad:
-        raise Mnv3cError("an average pool whose divisor changes at the border is not supported", node.name)
+    if (any(node.pad) and not node.count_include_pad) or node.kernel[0] * node.kernel[1] > _LARGEST_WINDOW:
+        return spatial.average_pool(state, node, choose(state, node.output), _COARSEST)
     channels = state.source.tensor(data).shape[2]
     weight = np.full((channels, *node.kernel, 1), 1.0 / (node.kernel[0] * node.kernel[1]), np.float32)
     conv = f.Conv2d(
@@ -463,3 +476,11 @@ def _table(state: State, node: f.Activation) -> list[Node]:
     table = np.clip(np.rint(value / result.scale[0] + result.zero_point[0]), -128, 127)
     state.store(node.output, result)
     return [q.QLut(node.name, node.inputs, node.outputs, table.astype(np.int8))]
+
+
+_MOVES: dict[type[Node], Callable[[State, Any], list[Node]]] = {
+    f.Resize: spatial.resize,
+    f.ArgMax: spatial.argmax,
+    f.Slice: spatial.part,
+    f.Spread: spatial.spread,
+}

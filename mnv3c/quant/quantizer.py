@@ -12,10 +12,11 @@ from mnv3c.images import Normalization, graph_normalization, random_inputs
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph, Node
 from mnv3c.ir.verify import verify
-from mnv3c.quant import batched, door
+from mnv3c.quant import batched, door, spatial
 from mnv3c.quant.groups import Group, group, residual_classes
 from mnv3c.quant.lower import final_conv, lower
 from mnv3c.quant.origin import AS_TRAINED, trained_quantized_by_tensor
+from mnv3c.quant.prepare import prepare, wide_tensors
 from mnv3c.quant.state import Options, Progress, State
 from mnv3c.quant.weights import check_finite
 
@@ -66,6 +67,7 @@ def quantize(
         if value not in allowed:
             raise Mnv3cError(f"dtype {value} is not one of {', '.join(allowed)}", graph.name)
     graph, notes = _prepare(graph)
+    graph = prepare(graph)
     if options is None:
         options = Options() if calibration is not None else FOR_NOISE
         if trained_quantized_by_tensor(graph):
@@ -80,10 +82,11 @@ def quantize(
     name = graph.inputs[0]
     state = State(door.with_inner_input(graph, input_dtype), options, np.random.default_rng(seed))
     door.lower_input(state, batch, name, input_dtype, normalization)
-    groups = group(state.source)
+    state.wide = wide_tensors(state.source, output_dtype)
+    groups = group(state.source, state.wide)
     if options.per_channel and options.residual_share:
         state.profiles.update(residual_profiles(state.source, groups, batch, options.residual_share))
-    _walk(state, groups, progress, output_dtype)
+    _walk(state, groups, progress)
     facts: dict[str, object] = {
         "method": asdict(options),
         "calibration_images": len(batch),
@@ -155,13 +158,13 @@ def _stack(
     return np.stack(used), count
 
 
-def _walk(state: State, groups: tuple[Group, ...], progress: Progress | None, output_dtype: str) -> None:
+def _walk(state: State, groups: tuple[Group, ...], progress: Progress | None) -> None:
     last_use = {name: i for i, g in enumerate(groups) for name in g.inputs}
     for position, each in enumerate(groups):
         for node in each.nodes:
             args = [state.exact[i] for i in node.inputs]
             state.exact[node.output] = batched.float_node(state.source, node, args)
-        nodes = _lower(state, each, output_dtype)
+        nodes = _lower(state, each)
         state.emit(*nodes)
         values = state.execute(nodes, {i: state.stored[i] for i in each.inputs})
         state.stored[each.output] = values[each.output]
@@ -173,15 +176,12 @@ def _walk(state: State, groups: tuple[Group, ...], progress: Progress | None, ou
             progress("quantise", position + 1, len(groups))
 
 
-def _lower(state: State, each: Group, output_dtype: str) -> list[Node]:
+def _lower(state: State, each: Group) -> list[Node]:
     head = each.head
-    wide = (
-        output_dtype != "int8"
-        and each.output in state.source.outputs
-        and not state.source.consumers(each.output)
-    )
-    if wide and isinstance(head, f.Conv2d) and len(each.nodes) == 1:
+    if each.output in state.wide and isinstance(head, f.Conv2d):
         return final_conv(state, each, head)
+    if each.output in state.wide and isinstance(head, f.Add):
+        return spatial.wide_add(state, head)
     return lower(state, each)
 
 

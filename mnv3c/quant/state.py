@@ -51,6 +51,7 @@ class State:
         affine: float tensor to how those integers stand for reals.
         nodes, tensors: of the integer graph.
         profiles: float tensor to the proportions of its channels' scales, where adds prescribe them.
+        wide: float tensors that are stored in 16 bits (``prepare.wide_tensors``).
         noise: float tensor to the signal-to-noise ratio of its integers, in decibels.
     """
 
@@ -64,6 +65,7 @@ class State:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
     profiles: dict[str, np.ndarray] = field(default_factory=dict)
+    wide: frozenset[str] = frozenset()
 
     def emit(self, *nodes: Node) -> None:
         self.nodes += nodes

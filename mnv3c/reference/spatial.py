@@ -73,7 +73,7 @@ FLOAT_RULES: dict[type[Node], Callable[..., np.ndarray]] = {
     f.ArgMax: lambda _, node, x: x.argmax(axis=-1, keepdims=True),
     f.Concat: lambda _, node, *x: np.concatenate(x, axis=node.axis),
     f.Slice: box,
-    f.Pad: lambda _, node, x: spread(x, (1, 1), node.pad, np.zeros(1, x.dtype)),
+    f.Spread: lambda _, node, x: spread(x, node.stride, node.pad, np.zeros(1, x.dtype)),
     f.TransposedConv2d: lambda _, node, x: transposed_conv(node, x),
 }
 

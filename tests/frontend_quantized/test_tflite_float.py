@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from mnv3c.errors import Mnv3cError
+from mnv3c.cli import main
 from mnv3c.frontend import quantized, tflite
 from mnv3c.ir import float_ops as f
 from mnv3c.reference import floating
@@ -78,9 +81,24 @@ def test_padding_is_asymmetric(tmp_path):
     assert first.pad == (0, 0, 1, 1)
 
 
-def test_segmentation_is_refused_by_operator(data):
-    path = data / "models" / "lraspp_mobilenet_v3_small_513x1025_float.tflite"
-    with pytest.raises(
-        Mnv3cError, match=r"operator \d+ \(RESIZE_BILINEAR\): is not supported; supported are"
-    ):
-        tflite.load_float(path)
+def test_eval_takes_a_float_file(tmp_path, capsys):
+    """``mnv3c eval``: the float scores are LiteRT's, and the quantised network's agree with them."""
+    (tmp_path / "net.tflite").write_bytes(network().bytes())
+    rng = np.random.default_rng(8)
+    interpreter = litert.Interpreter(model_content=network().bytes())
+    interpreter.allocate_tensors()
+    rows = ["file,label_0based"]
+    for i in range(20):
+        pixels = rng.integers(0, 256, (14, 14, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels[None] / np.float32(255))
+        interpreter.invoke()
+        want = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        rows.append(f"{i}.png,{want.argmax()}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    options = ["--images", tmp_path, "--labels", tmp_path / "labels.csv", "--normalize", "unit", "--json"]
+    main([str(o) for o in ("eval", tmp_path / "net.tflite", *options)])
+    assert json.loads(capsys.readouterr().out)["top1"] == 1
+    main([str(o) for o in ("eval", tmp_path / "net.tflite", "--calibration", tmp_path, *options)])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["engine"] == "int8" and facts["float"]["top1"] == 1 and facts["agreement"] >= 0.9

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import quantized
 from mnv3c.reference import integer
 
@@ -72,12 +71,3 @@ def test_qdq_equals_onnxruntime(data):
         want = session.run(None, {"input": x.transpose(2, 0, 1)[None]})[0].ravel()
         got = integer.run(graph, {graph.inputs[0]: x})[graph.outputs[0]].ravel()
         assert got.argmax() == want.argmax()
-
-
-@pytest.mark.parametrize("kind", ["ptq_int8", "qat_uint8"])
-def test_segmentation_is_refused_by_operator(data, kind):
-    path = data / "models" / f"lraspp_mobilenet_v3_small_513x1025_{kind}.tflite"
-    with pytest.raises(
-        Mnv3cError, match=r"operator \d+ \(RESIZE_BILINEAR\): is not supported; supported are"
-    ):
-        quantized.load(path)

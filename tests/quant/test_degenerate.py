@@ -136,8 +136,6 @@ def test_softmax_at_the_end_is_left_out_and_said() -> None:
     "nodes,name",
     [
         ([f.Softmax("p", ("x",), ("p",)), swish("b", "p")], "p"),
-        ([swish("a", "x"), f.Multiply("m", ("a", "x"), ("m",))], "m"),
-        ([f.Pool("v", ("x",), ("v",), "average", (3, 3), (1, 1), (1, 1, 1, 1))], "v"),
     ],
 )
 def test_what_has_no_integer_form_is_named(nodes: list[Node], name: str) -> None:

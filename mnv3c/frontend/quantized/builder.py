@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.quantized.weights import fits_int8, to_int8
 from mnv3c.ir import int_ops as q
+from mnv3c.ir.count import count_classes
 from mnv3c.ir.graph import Graph, Node, Quant, Shape, Tensor
 from mnv3c.ir.verify import InvalidGraph, verify
 from mnv3c.reference.arithmetic import quantize_multiplier
@@ -136,6 +138,8 @@ class Builder:
     def output(self, value: Value, dtype: str, name: str) -> None:
         """Make ``value`` a graph output, as ``uint8``, ``int8`` or ``float32``."""
         stored = self.stored(value)
+        if self._tensors[stored].dtype == "uint8":  # class numbers
+            dtype = ""
         if dtype == "int8" and stored in self._inputs:
             copy = self._tensor(self._free(name), value.shape, "int8", _quant(value.affine))
             self._nodes.append(q.QLut(f"lut_{copy}", (stored,), (copy,), IDENTITY))
@@ -166,6 +170,32 @@ class Builder:
             self._nodes.append(q.QLut(f"lut_{name}", (value.tensor,), (name,), value.table))
             self._tables[key] = name
         return self._tables[key]
+
+    def emit(
+        self,
+        node: Callable[..., Node],
+        values: tuple[Value, ...],
+        shape: Shape,
+        affine: Affine,
+        name: str,
+        dtype: str = "int8",
+        **fields: object,
+    ) -> Value:
+        """One ``node`` that reads ``values`` from memory and writes a tensor of that shape."""
+        stored = tuple(self._stored_as_meant(v) for v in values)
+        quant = Quant((1.0,)) if dtype == "uint8" else _quant(affine)
+        out = self._tensor(self._free(name), shape, dtype, quant)
+        self._nodes.append(node(f"{out}_node", stored, (out,), **fields))
+        return Value(out, out, shape, affine)
+
+    def _stored_as_meant(self, value: Value) -> str:
+        """As ``stored``, with a copy where the tensor's integers stand for other reals than the value's."""
+        stored = self.stored(value)
+        if self._tensors[stored].quant == _quant(value.affine):
+            return stored
+        copy = self._tensor(self._free(value.name), value.shape, "int8", _quant(value.affine))
+        self._nodes.append(q.QLut(f"lut_{copy}", (stored,), (copy,), IDENTITY))
+        return copy
 
     def table(self, value: Value, table: np.ndarray, affine: Affine, name: str) -> Value:
         """``table[value + 128]``; nothing is emitted yet."""
@@ -204,6 +234,8 @@ class Builder:
         ratio = value.affine.scale * new_scale / affine.scale
         spread = np.abs(kept.astype(np.int64)).sum(axis=(1, 2, 3)) * 128
         constant, fixed = _constant_channels(own_bias, spread, ratio, affine, affine.clamp(low, high))
+        wrapped, wraps = _wrapping_channels(kept, own_bias, ratio, affine, affine.clamp(low, high))
+        constant, fixed = np.where(wraps, wrapped, constant), fixed | wraps
         # Quantisers give dead channels tiny scales and huge biases, which need not fit anywhere.
         own_bias, ratio = np.where(fixed, 0, own_bias), np.where(fixed, 0.0, ratio)
         kept[fixed] = 0
@@ -349,7 +381,10 @@ class Builder:
             ratio = value.affine.scale / (affine.scale * count)
             offset = affine.zero_point
             if zero_apart:
-                zero = value.affine.zero_point * value.affine.scale / affine.scale
+                # In float32, as TFLite computes both: the last bit of the multiplier moves a few results.
+                scales = np.float32(value.affine.scale), np.float32(affine.scale)
+                ratio = float(scales[0] / (np.float32(count) * scales[1]))
+                zero = float(np.float32(value.affine.zero_point) * scales[0] / scales[1])
                 bias, offset = 0, affine.zero_point - math.trunc(zero + math.copysign(0.5, zero))
             requant = self._requant(np.full(channels, ratio), affine, low, high, place)
             if zero_apart:
@@ -428,8 +463,7 @@ class Builder:
         )
         if not graph.outputs or not graph.inputs:
             raise Mnv3cError("has no input or no output", name)
-        classes = graph.tensor(graph.outputs[0]).shape[2]
-        graph = graph.replace(meta={**graph.meta, "classes": classes})
+        graph = graph.replace(meta={**graph.meta, "classes": count_classes(graph)})
         try:
             return verify(graph)
         except InvalidGraph as error:
@@ -507,6 +541,24 @@ def _constant_channels(
         for end in (-spread, spread)
     )
     return high, low == high
+
+
+def _wrapping_channels(
+    weight: np.ndarray, bias: np.ndarray, ratio: np.ndarray, affine: Affine, limits: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """int8 result of channels whose sums pass the end of 32 bits, and which these are.
+
+    Quantisers give nearly dead channels biases of 2**31 - 1. Runtimes then wrap round, or not, as the
+    input has it; the result is taken that an input in the middle of its range gives. Only where all
+    weights together move it by less than half a step; others are left for the caller to refuse.
+    """
+    w = weight.reshape(len(weight), -1).astype(np.int64)
+    low, high = (np.where(w > 0, w * a, w * b).sum(axis=1) for a, b in ((-128, 127), (127, -128)))
+    half = 1 << 31
+    wraps = (bias + high >= half) | (bias + low < -half)
+    middle = (bias + (low + high) // 2 + half) % (2 * half) - half
+    result = np.clip(np.rint(middle * ratio) + affine.zero_point, *limits).astype(np.int64)
+    return result, wraps & ((high - low) * ratio < 0.5)
 
 
 def check_shape(shape: Shape, place: str) -> None:

@@ -17,8 +17,10 @@ import numpy as np
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.quantized.builder import identifier
 from mnv3c.frontend.tflite import operators as ops
+from mnv3c.frontend.tflite import spatial
 from mnv3c.frontend.tflite.reader import Model, TensorInfo, read
 from mnv3c.ir import float_ops as f
+from mnv3c.ir.count import count_classes
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.ir.verify import InvalidGraph, verify
 
@@ -65,6 +67,11 @@ class _Importer:
             ops.Mean: self.mean,
             ops.Alias: lambda op: self.value(op.x, op.place),
             ops.Softmax: self.softmax,
+            spatial.Resize: self.resize,
+            spatial.ArgMax: lambda op: self.emit(f.ArgMax, (self.value(op.x, op.place),), op.output),
+            spatial.Concat: self.concat,
+            spatial.Pad: self.pad,
+            spatial.MaxPool: self.max_pool,
         }
 
     def require_float(self, t: TensorInfo) -> None:
@@ -99,7 +106,8 @@ class _Importer:
             raise Mnv3cError(f"writes {op.output.name}, which is already there", op.place)
         if type(op) not in self.rules:
             raise Mnv3cError("is not supported in a float model", op.place)
-        self.require_float(op.output)
+        if not isinstance(op, spatial.ArgMax):
+            self.require_float(op.output)
         name = self.rules[type(op)](op)
         if np.isfinite(op.low) or np.isfinite(op.high):
             name = self.emit(f.Activation, (name,), op.output, kind="clip", low=op.low, high=op.high)
@@ -164,6 +172,26 @@ class _Importer:
             f.Pool, (x,), op.output, kind="average", kernel=op.kernel, stride=w.stride, pad=w.pad
         )
 
+    def max_pool(self, op: spatial.MaxPool) -> str:
+        w = op.window
+        x = self.value(op.x, op.place)
+        return self.emit(f.Pool, (x,), op.output, kind="max", kernel=op.kernel, stride=w.stride, pad=w.pad)
+
+    def resize(self, op: spatial.Resize) -> str:
+        x = self.value(op.x, op.place)
+        if op.x.shape == op.output.shape:
+            return x
+        return self.emit(
+            f.Resize, (x,), op.output, kind=op.kind, coordinates=op.coordinates, rounding=op.rounding
+        )
+
+    def concat(self, op: spatial.Concat) -> str:
+        parts = tuple(self.value(t, op.place) for t in op.parts)
+        return self.emit(f.Concat, parts, op.output, axis=op.axis)
+
+    def pad(self, op: spatial.Pad) -> str:
+        return self.emit(f.Spread, (self.value(op.x, op.place),), op.output, pad=op.pad)
+
     def mean(self, op: ops.Mean) -> str:
         return self.emit(f.GlobalAveragePool, (self.value(op.x, op.place),), op.output)
 
@@ -177,8 +205,8 @@ class _Importer:
         inputs = tuple(self.model.tensors[i].name for i in self.model.inputs)
         if not outputs or not inputs:
             raise Mnv3cError("has no input or no output", self.model.path)
-        meta["classes"] = self.tensors[outputs[0]].shape[2]
         try:
-            return verify(Graph(name, tuple(self.nodes), self.tensors, inputs, tuple(outputs), meta))
+            graph = verify(Graph(name, tuple(self.nodes), self.tensors, inputs, tuple(outputs), meta))
+            return graph.replace(meta={**meta, "classes": count_classes(graph)})
         except InvalidGraph as error:
             raise Mnv3cError(f"does not make a well-formed graph: {error}", self.model.path) from None

@@ -131,8 +131,14 @@ class Softmax(Operator):
 
 
 def shape_of(t: TensorInfo, path: str) -> Shape:
-    """``(H, W, C)`` of a batch of one: from rank 4 as it is, from rank 2 and 1 as a vector."""
+    """``(H, W, C)`` of a batch of one: from rank 4 as it is, from rank 2 and 1 as a vector.
+
+    Rank 3 is a map of class numbers, ``(H, W, 1)``.
+    """
     where = f"{path}: {t.place}"
+    if len(t.shape) == 3 and t.shape[0] == 1 and t.dtype in ("int32", "int64"):
+        check_shape((t.shape[1], t.shape[2], 1), where)
+        return t.shape[1], t.shape[2], 1
     if not t.shape or len(t.shape) == 3 or len(t.shape) > 4 or (len(t.shape) > 1 and t.shape[0] != 1):
         raise Mnv3cError(f"has shape {list(t.shape)}; [1, H, W, C] and [1, C] are supported", where)
     shape = (t.shape[1], t.shape[2], t.shape[3]) if len(t.shape) == 4 else (1, 1, t.shape[-1])
@@ -147,14 +153,18 @@ def decode(model: Model, op: OperatorInfo) -> Operator:
         Mnv3cError: names the operator and what is wrong with it or not supported.
     """
     place = f"{model.path}: {op.place}"
-    rule = _RULES.get(op.name)
+    from mnv3c.frontend.tflite import spatial  # which builds on this module
+
+    rules = {**_RULES, **spatial.RULES}
+    rule = rules.get(op.name)
     if rule is None:
-        raise Mnv3cError(f"is not supported; supported are {', '.join(sorted(_RULES))}", place)
-    if not 1 <= op.version <= NEWEST[op.name]:
-        raise Mnv3cError(f"has version {op.version}; versions 1 to {NEWEST[op.name]} are known", place)
+        raise Mnv3cError(f"is not supported; supported are {', '.join(sorted(rules))}", place)
+    newest = {**NEWEST, **spatial.NEWEST}[op.name]
+    if not 1 <= op.version <= newest:
+        raise Mnv3cError(f"has version {op.version}; versions 1 to {newest} are known", place)
     if len(op.outputs) != 1:
         raise Mnv3cError(f"has {len(op.outputs)} outputs; one is expected", place)
-    least = 2 if op.name in _TWO_OPERANDS else 1
+    least = 2 if op.name in (*_TWO_OPERANDS, *spatial.TWO_OPERANDS) else 1
     if len(op.inputs) < least or any(i < 0 for i in op.inputs[:least]):
         raise Mnv3cError("lacks an operand", place)
     if model.tensors[op.inputs[0]].dtype == "string":
@@ -165,13 +175,15 @@ def decode(model: Model, op: OperatorInfo) -> Operator:
 _TWO_OPERANDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL", "MEAN")
 
 
-def _options(op: OperatorInfo, place: str) -> Mapping[str, int]:
+def options_of(op: OperatorInfo, place: str) -> Mapping[str, int]:
+    """Options by name; raises ``Mnv3cError`` where the file has none."""
     if op.options is None:
         raise Mnv3cError("lacks its options", place)
     return op.options
 
 
-def _clamp(options: Mapping[str, int], place: str) -> tuple[float, float]:
+def clamp(options: Mapping[str, int], place: str) -> tuple[float, float]:
+    """Range of the fused activation."""
     kind = options["FusedActivationFunction"]
     if kind not in _CLAMP:
         raise Mnv3cError(
@@ -202,30 +214,33 @@ def _window(
     return Window(stride, (top, left, bottom, right), dilation)
 
 
-def _base(model: Model, op: OperatorInfo) -> tuple[TensorInfo, TensorInfo]:
+def base(model: Model, op: OperatorInfo) -> tuple[TensorInfo, TensorInfo]:
+    """First operand and output."""
     return model.tensors[op.inputs[0]], model.tensors[op.outputs[0]]
 
 
-def _expect(model: Model, output: TensorInfo, shape: Shape, place: str) -> None:
+def expect(model: Model, output: TensorInfo, shape: Shape, place: str) -> None:
+    """Raise ``Mnv3cError`` unless the file says that shape of the output."""
     declared = shape_of(output, model.path)
     if declared != shape:
         raise Mnv3cError(f"computes {shape}, but its output {output.name} says {declared}", place)
 
 
-def _constant(t: TensorInfo, what: str, place: str) -> np.ndarray:
+def constant(t: TensorInfo, what: str, place: str) -> np.ndarray:
+    """Values of a constant; raises ``Mnv3cError`` for anything else."""
     if t.data is None:
         raise Mnv3cError(f"its {what} {t.name} is not a constant", place)
     return t.data
 
 
 def _convolution(model: Model, op: OperatorInfo, place: str) -> Operator:
-    x, output = _base(model, op)
+    x, output = base(model, op)
     weight = model.tensors[op.inputs[1]]
     bias = model.tensors[op.inputs[2]] if len(op.inputs) > 2 and op.inputs[2] >= 0 else None
-    options = _options(op, place)
+    options = options_of(op, place)
     shape = shape_of(x, model.path)
-    data = _constant(weight, "weight", place)
-    low, high = _clamp(options, place)
+    data = constant(weight, "weight", place)
+    low, high = clamp(options, place)
     if op.name == "FULLY_CONNECTED":
         if data.ndim != 2 or shape != (1, 1, data.shape[1]):
             raise Mnv3cError(f"weights {list(weight.shape)} do not fit the vector {list(x.shape)}", place)
@@ -252,58 +267,59 @@ def _convolution(model: Model, op: OperatorInfo, place: str) -> Operator:
             groups = shape[2] // data.shape[3]
             if out % groups or groups not in (1, shape[2]):
                 raise Mnv3cError(f"has {groups} groups", place)
-    if bias is not None and _constant(bias, "bias", place).shape != (out,):
+    if bias is not None and constant(bias, "bias", place).shape != (out,):
         raise Mnv3cError(f"has a bias of shape {list(bias.shape)} for {out} channels", place)
     size = window.output(shape[:2], kernel)
     if min(size) < 1:
         raise Mnv3cError("its window is larger than its input", place)
-    _expect(model, output, (*size, out), place)
+    expect(model, output, (*size, out), place)
     return Convolution(place, x, output, low, high, weight, bias, window, groups, axis)
 
 
 def _binary(model: Model, op: OperatorInfo, place: str) -> Operator:
-    x, output = _base(model, op)
+    x, output = base(model, op)
     y = model.tensors[op.inputs[1]]
     # A constant first, or the smaller operand first, is turned round; subtraction can not be.
     if op.name != "SUB" and (x.data is not None or np.prod(x.shape) < np.prod(y.shape)):
         x, y = y, x
     if x.data is not None:
         raise Mnv3cError("has no operand that is not a constant", place)
-    low, high = _clamp(_options(op, place), place)
-    _expect(model, output, shape_of(x, model.path), place)
+    low, high = clamp(options_of(op, place), place)
+    expect(model, output, shape_of(x, model.path), place)
     return Binary(place, x, output, low, high, op.name, y)
 
 
 def _unary(model: Model, op: OperatorInfo, place: str) -> Operator:
-    x, output = _base(model, op)
-    _expect(model, output, shape_of(x, model.path), place)
+    x, output = base(model, op)
+    expect(model, output, shape_of(x, model.path), place)
     return Unary(place, x, output, kind=op.name)
 
 
-def _average_pool(model: Model, op: OperatorInfo, place: str) -> Operator:
-    x, output = _base(model, op)
-    options = _options(op, place)
+def average_pool(model: Model, op: OperatorInfo, place: str) -> AveragePool:
+    """The window, padding resolved; also of a max pool."""
+    x, output = base(model, op)
+    options = options_of(op, place)
     kernel = (options["FilterHeight"], options["FilterWidth"])
     shape = shape_of(x, model.path)
     window = _window(options, shape, kernel, (1, 1), place)
     size = window.output(shape[:2], kernel)
     if min(size) < 1:
         raise Mnv3cError("its window is larger than its input", place)
-    _expect(model, output, (*size, shape[2]), place)
-    return AveragePool(place, x, output, *_clamp(options, place), kernel, window)
+    expect(model, output, (*size, shape[2]), place)
+    return AveragePool(place, x, output, *clamp(options, place), kernel, window)
 
 
 def _mean(model: Model, op: OperatorInfo, place: str) -> Operator:
-    x, output = _base(model, op)
-    axes = _constant(model.tensors[op.inputs[1]], "list of axes", place)
+    x, output = base(model, op)
+    axes = constant(model.tensors[op.inputs[1]], "list of axes", place)
     if len(x.shape) != 4 or sorted(int(a) % 4 for a in axes.ravel()) != [1, 2]:
         raise Mnv3cError(f"over axes {axes.ravel().tolist()[:4]}; over height and width is supported", place)
-    _expect(model, output, (1, 1, shape_of(x, model.path)[2]), place)
+    expect(model, output, (1, 1, shape_of(x, model.path)[2]), place)
     return Mean(place, x, output)
 
 
 def _alias(model: Model, op: OperatorInfo, place: str) -> Operator:
-    x, output = _base(model, op)
+    x, output = base(model, op)
     before, after = shape_of(x, model.path), shape_of(output, model.path)
     if before != after:
         raise Mnv3cError(
@@ -313,14 +329,14 @@ def _alias(model: Model, op: OperatorInfo, place: str) -> Operator:
 
 
 def _convert(model: Model, op: OperatorInfo, place: str) -> Operator:
-    x, output = _base(model, op)
-    _expect(model, output, shape_of(x, model.path), place)
+    x, output = base(model, op)
+    expect(model, output, shape_of(x, model.path), place)
     return Convert(place, x, output)
 
 
 def _softmax(model: Model, op: OperatorInfo, place: str) -> Operator:
-    x, output = _base(model, op)
-    _expect(model, output, shape_of(x, model.path), place)
+    x, output = base(model, op)
+    expect(model, output, shape_of(x, model.path), place)
     return Softmax(place, x, output)
 
 
@@ -331,7 +347,7 @@ _RULES: dict[str, Callable[[Model, OperatorInfo, str], Operator]] = {
     "ADD": _binary,
     "SUB": _binary,
     "MUL": _binary,
-    "AVERAGE_POOL_2D": _average_pool,
+    "AVERAGE_POOL_2D": average_pool,
     "MEAN": _mean,
     "RESHAPE": _alias,
     "SQUEEZE": _alias,

@@ -15,8 +15,9 @@ from pathlib import PurePath
 import numpy as np
 
 from mnv3c.errors import Mnv3cError
+from mnv3c.frontend.quantized import spatial as moves
 from mnv3c.frontend.quantized.builder import Affine, Builder, Value
-from mnv3c.frontend.tflite import arithmetic
+from mnv3c.frontend.tflite import arithmetic, spatial
 from mnv3c.frontend.tflite import operators as ops
 from mnv3c.frontend.tflite.reader import Model, TensorInfo
 from mnv3c.ir.graph import Graph
@@ -75,6 +76,11 @@ class _Importer:
             ops.Alias: self.alias,
             ops.Convert: self.convert,
             ops.Softmax: self.softmax,
+            spatial.Resize: self.resize,
+            spatial.ArgMax: self.argmax,
+            spatial.Concat: self.concat,
+            spatial.Pad: self.pad,
+            spatial.MaxPool: self.max_pool,
         }
 
     # ---- doors ----
@@ -116,7 +122,7 @@ class _Importer:
             raise Mnv3cError("follows a softmax; a softmax is supported at the end alone", op.place)
         if isinstance(op, ops.Convert):
             return
-        for t in (op.x, getattr(op, "y", None)):
+        for t in (op.x, getattr(op, "y", None), *getattr(op, "parts", ())):
             if t is not None and t.data is None:
                 self.value(t, op.place, floats=isinstance(op, ops.Softmax | ops.Alias))
 
@@ -254,6 +260,18 @@ class _Importer:
 
     def average_pool(self, op: ops.AveragePool) -> None:
         x, out = self.value(op.x, op.place), self.affine(op.output)
+        whole = op.kernel == x.shape[:2] and not any(op.window.pad)
+        if x.affine == out and not whole:
+            self.values[op.output.index] = moves.window_mean(
+                self.builder,
+                x,
+                op.kernel,
+                op.window,
+                limits=out.clamp(op.low, op.high),
+                away=op.output.dtype == "int8",
+                name=op.output.name,
+            )
+            return
         self.values[op.output.index] = self.builder.average(
             x, op.kernel, op.window, affine=out, low=op.low, high=op.high, place=op.place, name=op.output.name
         )
@@ -268,6 +286,44 @@ class _Importer:
             place=op.place,
             name=op.output.name,
             zero_apart=self.builder.round_twice,
+        )
+
+    def resize(self, op: spatial.Resize) -> None:
+        x, size = self.value(op.x, op.place), ops.shape_of(op.output, self.model.path)[:2]
+        moves.same_scale(x, self.affine(op.output), op.place)
+        self.values[op.output.index] = moves.resize(
+            self.builder,
+            x,
+            size,
+            kind=op.kind,
+            coordinates=op.coordinates,
+            rounding=op.rounding,
+            name=op.output.name,
+        )
+
+    def argmax(self, op: spatial.ArgMax) -> None:
+        if op.output.index not in self.model.outputs:
+            raise Mnv3cError("is supported at the end alone", op.place)
+        x = self.value(op.x, op.place)
+        self.values[op.output.index] = moves.argmax(self.builder, x, op.output.name)
+
+    def concat(self, op: spatial.Concat) -> None:
+        parts, out = [self.value(t, op.place) for t in op.parts], self.affine(op.output)
+        if np.isfinite(op.low) or np.isfinite(op.high):
+            raise Mnv3cError("has a fused activation, which is not supported", op.place)
+        self.values[op.output.index] = moves.concat(self.builder, parts, op.axis, out, op.output.name)
+
+    def pad(self, op: spatial.Pad) -> None:
+        x = self.value(op.x, op.place)
+        moves.same_scale(x, self.affine(op.output), op.place)
+        self.values[op.output.index] = moves.pad(self.builder, x, op.pad, op.output.name)
+
+    def max_pool(self, op: spatial.MaxPool) -> None:
+        x, out = self.value(op.x, op.place), self.affine(op.output)
+        moves.same_scale(x, out, op.place)
+        limits = out.clamp(op.low, op.high)
+        self.values[op.output.index] = moves.max_pool(
+            self.builder, x, op.kernel, op.window, limits, op.output.name
         )
 
     def alias(self, op: ops.Alias) -> None:

@@ -119,7 +119,14 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
         "Pool2DOptions",
         ("Padding", "StrideH", "StrideW", "FilterHeight", "FilterWidth", "FusedActivationFunction"),
     ),
+    "MAX_POOL_2D": (
+        "Pool2DOptions",
+        ("Padding", "StrideH", "StrideW", "FilterHeight", "FilterWidth", "FusedActivationFunction"),
+    ),
     "MEAN": ("ReducerOptions", ("KeepDims",)),
+    "RESIZE_BILINEAR": ("ResizeBilinearOptions", ("AlignCorners", "HalfPixelCenters")),
+    "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", ("AlignCorners", "HalfPixelCenters")),
+    "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),
 }
 
 

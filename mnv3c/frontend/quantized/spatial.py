@@ -1,0 +1,117 @@
+"""Integer nodes of a quantised model's operators that move or interpolate pixels.
+
+As the methods of ``Builder``: every function takes the operands' values and gives the result's, at the
+scales of the model.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.frontend.quantized.builder import Affine, Builder, Value, Window
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Shape
+
+_BITS = 11
+
+
+def same_scale(x: Value, affine: Affine, place: str) -> None:
+    """Raise ``Mnv3cError`` unless the result has the scale of ``x``."""
+    if x.affine != affine:
+        raise Mnv3cError("changes the scale, which is not supported", place)
+
+
+def resize(
+    b: Builder,
+    x: Value,
+    size: tuple[int, int],
+    *,
+    kind: str,
+    coordinates: str,
+    rounding: str,
+    name: str,
+) -> Value:
+    """Interpolation at the scale of ``x``; nothing at all where the size stays the same."""
+    if size == x.shape[:2]:
+        return x
+    bits = _BITS if kind == "bilinear" else 1
+    shape = (*size, x.shape[2])
+    return b.emit(
+        q.QResize,
+        (x,),
+        shape,
+        x.affine,
+        name,
+        kind=kind,
+        coordinates=coordinates,
+        rounding=rounding,
+        bits=bits,
+    )
+
+
+def argmax(b: Builder, x: Value, name: str) -> Value:
+    """Class numbers, stored as uint8; only an output of the graph may read them."""
+    return b.emit(q.QArgMax, (x,), (*x.shape[:2], 1), Affine(1.0, 0), name, dtype="uint8")
+
+
+def window_mean(
+    b: Builder,
+    x: Value,
+    kernel: tuple[int, int],
+    window: Window,
+    *,
+    limits: tuple[int, int],
+    away: bool,
+    name: str,
+) -> Value:
+    """Average at the scale of ``x``; ``away`` rounds halves away from zero, as int8 kernels do."""
+    size = window.output(x.shape[:2], kernel)
+    return b.emit(
+        q.QWindowMean,
+        (x,),
+        (*size, x.shape[2]),
+        x.affine,
+        name,
+        kernel=kernel,
+        stride=window.stride,
+        pad=window.pad,
+        away=away,
+        low=limits[0],
+        high=limits[1],
+    )
+
+
+def max_pool(
+    b: Builder, x: Value, kernel: tuple[int, int], window: Window, limits: tuple[int, int], name: str
+) -> Value:
+    """Maximum over windows, then clamped."""
+    size = window.output(x.shape[:2], kernel)
+    shape = (*size, x.shape[2])
+    best = b.emit(
+        q.QMaxPool, (x,), shape, x.affine, name, kernel=kernel, stride=window.stride, pad=window.pad
+    )
+    if limits == (-128, 127):
+        return best
+    clamped = np.clip(np.arange(-128, 128), *limits).astype(np.int8)
+    return b.table(best, clamped, x.affine, f"{name}_clamped")
+
+
+def concat(b: Builder, parts: list[Value], axis: int, affine: Affine, name: str) -> Value:
+    """Operands brought to the result's scale, one behind the other."""
+    moved = [
+        x if x.affine == affine else b.table(x, affine.quantize(x.affine.reals()), affine, f"{name}_part")
+        for x in parts
+    ]
+    shape = list(parts[0].shape)
+    shape[axis] = sum(x.shape[axis] for x in parts)
+    total: Shape = (shape[0], shape[1], shape[2])
+    return b.emit(q.QConcat, tuple(moved), total, affine, name, axis=axis)
+
+
+def pad(b: Builder, x: Value, amounts: tuple[int, int, int, int], name: str) -> Value:
+    """Zero points around ``x``."""
+    top, left, bottom, right = amounts
+    height, width, channels = x.shape
+    shape = (height + top + bottom, width + left + right, channels)
+    return b.emit(q.QSpread, (x,), shape, x.affine, name, pad=amounts)

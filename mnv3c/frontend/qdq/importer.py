@@ -13,7 +13,6 @@ Not by way of Relax: its importer keeps the same float operators between ``quant
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 
@@ -22,51 +21,19 @@ import numpy as np
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.qdq.attributes import axes, clip_bounds, convolution_window
 from mnv3c.frontend.qdq.reader import InputInfo, Model, NodeInfo
+from mnv3c.frontend.qdq.reals import (
+    BINARY,
+    Constant,
+    FloatInput,
+    Function,
+    Pending,
+    Real,
+    activate,
+    quantize_float32,
+    scalar,
+)
 from mnv3c.frontend.quantized.builder import LARGEST_SCALE, SMALLEST_SCALE, Affine, Builder, Value, Window
 from mnv3c.ir.graph import Graph, Shape
-
-INF = float("inf")
-
-
-@dataclass(frozen=True, eq=False)
-class Constant:
-    """A constant; ``integers`` and what they stand for where it came out of a ``DequantizeLinear``."""
-
-    reals: np.ndarray
-    integers: np.ndarray | None = None
-    scale: np.ndarray | None = None
-    axis: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Function:
-    """A float32 function of a stored tensor.
-
-    Attributes:
-        reals: float32 ``[256]``, by the int8 value of ``value.tensor``.
-        exact: it is the dequantised ``value`` itself.
-    """
-
-    value: Value
-    reals: np.ndarray
-    exact: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Pending:
-    """A result that has no scale yet. ``emit(affine, low, high, name)`` makes it."""
-
-    emit: Callable[[Affine, float, float, str], Value]
-    low: float = -INF
-    high: float = INF
-
-
-@dataclass(frozen=True)
-class FloatInput:
-    info: InputInfo
-
-
-Real = Constant | Function | Pending | FloatInput
 
 
 def import_qdq(model: Model, *, round_weights: bool = False) -> Graph:
@@ -209,7 +176,7 @@ class _Importer:
             if out in self.after_softmax or (real.exact and real.value.affine == affine):
                 self.stored[out] = real.value
                 return
-            table = _quantize_float32(real.reals, affine)
+            table = quantize_float32(real.reals, affine)
             base = Value(real.value.name, real.value.tensor, real.value.shape, real.value.affine)
             self.stored[out] = self.builder.table(base, table, affine, out)
         else:
@@ -327,7 +294,7 @@ class _Importer:
     def activation(self, node: NodeInfo) -> None:
         real, out = self.real(node, 0), node.outputs[0]
         if isinstance(real, Function):
-            self.reals[out] = Function(real.value, _activate(node, self.model, real.reals))
+            self.reals[out] = Function(real.value, activate(node, self.model, real.reals))
             return
         bounds = clip_bounds(node, self.model)
         if not isinstance(real, Pending) or bounds is None:
@@ -337,11 +304,11 @@ class _Importer:
 
     def binary(self, node: NodeInfo) -> None:
         a, b, out = self.real(node, 0), self.real(node, 1), node.outputs[0]
-        apply = _BINARY[node.op]
+        apply = BINARY[node.op]
         if isinstance(a, Function) and isinstance(b, Constant):
-            self.reals[out] = Function(a.value, apply(a.reals, _scalar(node, b)))
+            self.reals[out] = Function(a.value, apply(a.reals, scalar(node, b)))
         elif isinstance(a, Constant) and isinstance(b, Function):
-            self.reals[out] = Function(b.value, apply(_scalar(node, a), b.reals))
+            self.reals[out] = Function(b.value, apply(scalar(node, a), b.reals))
         elif isinstance(a, Function) and isinstance(b, Function) and a.value.tensor == b.value.tensor:
             self.reals[out] = Function(a.value, apply(a.reals, b.reals))
         elif node.op in ("Add", "Mul"):
@@ -404,48 +371,6 @@ class _Importer:
             "the softmax at the end is left out: the output is logits, in the same order"
         )
 
-
-def _quantize_float32(reals: np.ndarray, affine: Affine) -> np.ndarray:
-    """``QuantizeLinear`` as runtimes compute it: a float32 division, halves to even, then saturation."""
-    scaled = np.rint(np.asarray(reals, np.float32) / np.float32(affine.scale))
-    scaled = np.nan_to_num(scaled, nan=0.0, posinf=1e6, neginf=-1e6)
-    return np.clip(np.clip(scaled, -1e6, 1e6) + affine.zero_point, -128, 127).astype(np.int8)
-
-
-def _activate(node: NodeInfo, model: Model, x: np.ndarray) -> np.ndarray:
-    one = np.float32(1)
-    bounds = clip_bounds(node, model)
-    if bounds is not None:
-        return np.clip(x, np.float32(bounds[0]), np.float32(bounds[1]))
-    if node.op == "Sigmoid":
-        return (one / (one + np.exp(-np.clip(x, -80, 80)))).astype(np.float32)
-    if node.op == "HardSwish":
-        slope, offset = np.float32(1 / 6), np.float32(0.5)
-    else:
-        slope, offset = np.float32(node.attribute("alpha", 0.2)), np.float32(node.attribute("beta", 0.5))
-    gate = np.clip(slope * x + offset, np.float32(0), one)
-    return x * gate if node.op == "HardSwish" else gate
-
-
-def _scalar(node: NodeInfo, constant: Constant) -> np.float32:
-    if constant.reals.size < 1 or (constant.reals != constant.reals.flat[0]).any():
-        raise Mnv3cError(
-            f"has a constant of {constant.reals.size} different values; one is supported", node.place
-        )
-    return np.float32(constant.reals.flat[0])
-
-
-def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.divide(a, b)
-
-
-_BINARY: dict[str, Callable[..., np.ndarray]] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": _divide,
-}
 
 _RULES: dict[str, Callable[[_Importer, NodeInfo], None]] = {
     "QuantizeLinear": _Importer.quantize,

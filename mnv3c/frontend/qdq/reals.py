@@ -1,0 +1,102 @@
+"""What a float value of a QDQ model is, while it has not been quantised again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnv3c.errors import Mnv3cError
+from mnv3c.frontend.qdq.attributes import clip_bounds
+from mnv3c.frontend.qdq.reader import InputInfo, Model, NodeInfo
+from mnv3c.frontend.quantized.builder import Affine, Value
+
+INF = float("inf")
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A constant; ``integers`` and what they stand for where it came out of a ``DequantizeLinear``."""
+
+    reals: np.ndarray
+    integers: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    axis: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A float32 function of a stored tensor.
+
+    Attributes:
+        reals: float32 ``[256]``, by the int8 value of ``value.tensor``.
+        exact: it is the dequantised ``value`` itself.
+    """
+
+    value: Value
+    reals: np.ndarray
+    exact: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """A result that has no scale yet. ``emit(affine, low, high, name)`` makes it."""
+
+    emit: Callable[[Affine, float, float, str], Value]
+    low: float = -INF
+    high: float = INF
+
+
+@dataclass(frozen=True)
+class FloatInput:
+    info: InputInfo
+
+
+Real = Constant | Function | Pending | FloatInput
+
+
+def quantize_float32(reals: np.ndarray, affine: Affine) -> np.ndarray:
+    """``QuantizeLinear`` as runtimes compute it: a float32 division, halves to even, then saturation."""
+    scaled = np.rint(np.asarray(reals, np.float32) / np.float32(affine.scale))
+    scaled = np.nan_to_num(scaled, nan=0.0, posinf=1e6, neginf=-1e6)
+    return np.clip(np.clip(scaled, -1e6, 1e6) + affine.zero_point, -128, 127).astype(np.int8)
+
+
+def activate(node: NodeInfo, model: Model, x: np.ndarray) -> np.ndarray:
+    """The activation ``node`` of float32 values, as onnxruntime computes it."""
+    one = np.float32(1)
+    bounds = clip_bounds(node, model)
+    if bounds is not None:
+        return np.clip(x, np.float32(bounds[0]), np.float32(bounds[1]))
+    if node.op == "Sigmoid":
+        return (one / (one + np.exp(-np.clip(x, -80, 80)))).astype(np.float32)
+    if node.op == "HardSwish":
+        slope, offset = np.float32(1 / 6), np.float32(0.5)
+    else:
+        slope, offset = np.float32(node.attribute("alpha", 0.2)), np.float32(node.attribute("beta", 0.5))
+    gate = np.clip(slope * x + offset, np.float32(0), one)
+    return x * gate if node.op == "HardSwish" else gate
+
+
+def scalar(node: NodeInfo, constant: Constant) -> np.float32:
+    """The one value of a constant operand; raises ``Mnv3cError`` if it has several."""
+    if constant.reals.size < 1 or (constant.reals != constant.reals.flat[0]).any():
+        raise Mnv3cError(
+            f"has a constant of {constant.reals.size} different values; one is supported", node.place
+        )
+    return np.float32(constant.reals.flat[0])
+
+
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.divide(a, b)
+
+
+# Arithmetic on functions of one tensor.
+BINARY: dict[str, Callable[..., np.ndarray]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": _divide,
+}

@@ -1,0 +1,135 @@
+"""The simulated core against `mnv3c bench`, another way to the same figures; and its statuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mnv3c import targets
+from mnv3c.bench import llvm, measure, pricing, qemu
+from mnv3c.codegen.library import build_library
+from mnv3c.codegen.program import Options
+from mnv3c.codegen.write import write_folder
+from mnv3c.errors import Mnv3cError
+from mnv3c.reference import integer
+from mnv3c.runners import open_library
+from mnv3c.tuning.devices import Candidate, Status, open_device
+from mnv3c.tuning.devices.simulated import SimulatedDevice
+from tests.graphs import Builder, random_inputs
+from tests.tuning.devices import candidates as make
+from tests.tuning.devices.candidates import convolution
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[SimulatedDevice]:
+    if qemu.available() is None or llvm.tools() is None:
+        pytest.skip("qemu-aarch64 or LLVM's tools are not installed")
+    found = SimulatedDevice(targets.get("cortex-a55"), timeout_seconds=2)
+    yield found
+    found.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["dotprod", "neon"])
+@pytest.mark.parametrize("core", ["cortex-a55", "cortex-a76"])
+def test_figures_are_those_of_bench(path: str, core: str, tmp_path: Path) -> None:
+    if qemu.available() is None or llvm.tools() is None:
+        pytest.skip("qemu-aarch64 or LLVM's tools are not installed")
+    b = Builder(4, "layer")
+    graph = b.finish(b.hard_swish(b.conv(b.input(14, 14, 48), 96, dtype="int16")))
+    library = build_library(graph, [path], options=Options(tuning=core), settings={"target": core})
+    write_folder(tmp_path / "library", library.files)
+    counted = measure.measure(open_library(tmp_path / "library"), cpu=core)
+    whole = counted.whole.counts
+    priced = pricing.price(counted.code, counted.blocks, whole, counted.core).of(whole)
+
+    inputs = random_inputs(graph)
+    expected = integer.run(graph, inputs)
+    arrays = [inputs[n] for n in graph.inputs], [expected[n] for n in graph.outputs]
+    layers = range(len(library.manifest["programs"][path]["layers"]))  # type: ignore[index]
+    batch = [
+        Candidate.of("whole", library, *arrays),
+        *(Candidate.of(str(i), library, *arrays, layers=[i]) for i in layers),
+        Candidate.of("all layers", library, *arrays, layers=list(layers)),
+    ]
+    device = SimulatedDevice(targets.get(core))
+    try:
+        found = device.measure(batch)
+        simulated = device.simulations
+    finally:
+        device.close()
+    assert [m.status for m in found] == [Status.OK] * len(batch)
+    # Position-independent code may need an instruction more here and there.
+    assert simulated["whole"].instructions == pytest.approx(counted.whole.instructions, rel=0.01)
+    assert simulated["whole"].pipeline_cycles == pytest.approx(priced, rel=0.02)
+    for i, region in enumerate(counted.layers):
+        assert simulated[str(i)].instructions == pytest.approx(region.instructions, rel=0.02, abs=40)
+    parts = sum(simulated[str(i)].pipeline_cycles for i in layers)
+    assert simulated["all layers"].pipeline_cycles == pytest.approx(parts, rel=0.01)
+    assert simulated["all layers"].pipeline_cycles <= simulated["whole"].pipeline_cycles
+    for m, c in zip(found, batch, strict=True):
+        s, cache = simulated[c.key], targets.get(core).core.cache  # type: ignore[union-attr]
+        fills = s.memory.l1_fills * cache.l1_miss_cycles + s.memory.l2_fills * cache.l2_miss_cycles
+        assert m.cost == s.pipeline_cycles + fills and m.unit == "cycles"
+
+
+@pytest.mark.slow
+def test_each_failure_costs_its_own_candidate_alone(device: SimulatedDevice) -> None:
+    good = convolution("ref")
+    batch = [
+        make.crashing(good),
+        good,
+        make.wrong(good),
+        make.endless(good),
+        make.illegal(good),
+        make.not_compiling(good),
+        dataclasses.replace(good, key="again"),
+        make.not_linking(good),
+        make.slower(good, turns=2000),
+    ]
+    told: list[tuple[int, int]] = []
+    found = {m.key: m for m in device.measure(batch, lambda done, total: told.append((done, total)))}
+    assert {k: m.status for k, m in found.items()} == {
+        "crash": Status.CRASHED,
+        "good": Status.OK,
+        "wrong": Status.WRONG,
+        "endless": Status.TIMEOUT,
+        "illegal": Status.CRASHED,
+        "no compile": Status.FAILED_TO_BUILD,
+        "again": Status.OK,
+        "no link": Status.FAILED_TO_BUILD,
+        "slow": Status.OK,
+    }
+    assert found["crash"].detail == "bad memory access"
+    assert found["good"].cost == pytest.approx(found["again"].cost, rel=1e-3)
+    # The loop loads, adds, stores and branches: between 2 and 20 cycles a turn on a small core.
+    parts = 8  # the layer is called once a share
+    turns = 2000 * parts
+    assert 2 * turns < found["slow"].cost - found["good"].cost < 20 * turns
+    assert told[-1] == (len(batch), len(batch))
+
+
+@pytest.mark.slow
+def test_costs_do_not_depend_on_the_batch(device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = convolution("dotprod", "one"), convolution("dotprod", "other", seed=9, channels=64)
+    alone = device.measure([one])[0].cost
+    monkeypatch.setenv("MNV3C_TEST_STACK", "x" * 3001)  # moves the emulated program's stack
+    together = [m.cost for m in device.measure([other, one, other])]
+    assert together[1] == pytest.approx(alone, rel=1e-3)
+    assert together[0] == pytest.approx(together[2], rel=1e-3)
+    assert together[0] > 1.5 * together[1]  # four times the channels
+
+
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Mnv3cError, match="is a platform"):
+        open_device("simulated", "arm64")
+    monkeypatch.setattr(llvm, "tools", lambda: None)
+    monkeypatch.setattr(qemu, "available", lambda: "9.0")
+    with pytest.raises(Mnv3cError, match="apt install llvm"):
+        open_device("simulated", "a55")
+    monkeypatch.setattr(qemu, "available", lambda: None)
+    with pytest.raises(Mnv3cError, match="qemu-user"):
+        open_device("simulated", "a55")

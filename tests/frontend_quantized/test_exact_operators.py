@@ -10,7 +10,8 @@ import pytest
 
 from mnv3c.codegen.library import build_library
 from mnv3c.codegen.write import write_folder
-from mnv3c.frontend.quantized.builder import Affine, Builder, Window
+from mnv3c.frontend.quantized.builder import Builder
+from mnv3c.frontend.quantized.values import Affine, Window
 from mnv3c.frontend.quantized.weights import to_int8
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Quant, Tensor

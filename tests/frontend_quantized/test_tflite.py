@@ -10,7 +10,7 @@ import pytest
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import quantized
-from mnv3c.frontend.quantized.builder import Affine
+from mnv3c.frontend.quantized.values import Affine
 from mnv3c.frontend.tflite import arithmetic
 from mnv3c.ir import int_ops as q
 from mnv3c.reference import integer

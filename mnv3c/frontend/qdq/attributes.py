@@ -9,7 +9,7 @@ import numpy as np
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.qdq.reader import Model, NodeInfo
-from mnv3c.frontend.quantized.builder import Window
+from mnv3c.frontend.quantized.values import Window
 from mnv3c.ir.graph import Shape
 
 

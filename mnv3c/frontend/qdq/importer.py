@@ -32,7 +32,8 @@ from mnv3c.frontend.qdq.reals import (
     quantize_float32,
     scalar,
 )
-from mnv3c.frontend.quantized.builder import LARGEST_SCALE, SMALLEST_SCALE, Affine, Builder, Value, Window
+from mnv3c.frontend.quantized.builder import Builder
+from mnv3c.frontend.quantized.values import LARGEST_SCALE, SMALLEST_SCALE, Affine, Value, Window
 from mnv3c.ir.graph import Graph, Shape
 
 

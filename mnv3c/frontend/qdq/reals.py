@@ -10,7 +10,7 @@ import numpy as np
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.qdq.attributes import clip_bounds
 from mnv3c.frontend.qdq.reader import InputInfo, Model, NodeInfo
-from mnv3c.frontend.quantized.builder import Affine, Value
+from mnv3c.frontend.quantized.values import Affine, Value
 
 INF = float("inf")
 

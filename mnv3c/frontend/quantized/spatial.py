@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from mnv3c.errors import Mnv3cError
-from mnv3c.frontend.quantized.builder import Affine, Builder, Value, Window
+from mnv3c.frontend.quantized.builder import Builder
+from mnv3c.frontend.quantized.values import Affine, Value, Window
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Shape
 

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from mnv3c.frontend.quantized.builder import Affine
+from mnv3c.frontend.quantized.values import Affine
 
 EVERY = np.arange(-128, 128, dtype=np.int64)
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from mnv3c.errors import Mnv3cError
-from mnv3c.frontend.quantized.builder import identifier
+from mnv3c.frontend.quantized.values import identifier
 from mnv3c.frontend.tflite import operators as ops
 from mnv3c.frontend.tflite import spatial
 from mnv3c.frontend.tflite.reader import Model, TensorInfo, read

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mnv3c.errors import Mnv3cError
-from mnv3c.frontend.quantized.builder import Window, check_shape
+from mnv3c.frontend.quantized.values import Window, check_shape
 from mnv3c.frontend.tflite.reader import Model, OperatorInfo, TensorInfo
 from mnv3c.ir.graph import Shape
 

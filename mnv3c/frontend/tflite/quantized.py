@@ -16,7 +16,8 @@ import numpy as np
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.quantized import spatial as moves
-from mnv3c.frontend.quantized.builder import Affine, Builder, Value
+from mnv3c.frontend.quantized.builder import Builder
+from mnv3c.frontend.quantized.values import Affine, Value
 from mnv3c.frontend.tflite import arithmetic, spatial
 from mnv3c.frontend.tflite import operators as ops
 from mnv3c.frontend.tflite.reader import Model, TensorInfo

@@ -18,7 +18,7 @@ import numpy as np
 import tflite
 
 from mnv3c.errors import Mnv3cError
-from mnv3c.frontend.quantized.builder import LARGEST_SCALE, SMALLEST_SCALE
+from mnv3c.frontend.quantized.values import LARGEST_SCALE, SMALLEST_SCALE
 
 IDENTIFIER = b"TFL3"
 _MAX_FILE = 1 << 31

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+
 from mnv3c import targets
 from mnv3c.errors import Mnv3cError
 from mnv3c.targets import Target
@@ -18,14 +21,17 @@ def open_device(
     """The device of a ``--device`` option.
 
     Args:
-        where: ``simulated``, ``native``, ``rpc://HOST:PORT[/KEY]`` or ``tracker://HOST:PORT/KEY``.
+        where: ``simulated``, ``native``, ``rpc://HOST:PORT[/KEY]`` or ``tracker://HOST:PORT/KEY``; behind
+            the last three ``?cpus=4,6-7`` names the cores of the device to run on.
         core: what candidates are built for, and what the simulated core simulates.
         cc: C compiler.
         timing: for devices with a clock.
 
     Raises:
-        Mnv3cError: an unknown device, a platform in place of a core, no compiler or emulator.
+        Mnv3cError: an unknown device, one that does not answer, a platform in place of a core, no compiler
+            or emulator.
     """
+    where, timing = _with_cpus(where, timing or Timing())
     target = targets.get(core) if isinstance(core, str) else core
     if target.core is None:
         raise Mnv3cError(f"{target.name} is a platform; schedules are searched for a core", "--target")
@@ -40,6 +46,32 @@ def open_device(
     if where.startswith(("rpc:", "tracker:")):
         from mnv3c.tuning.devices.rpc import RpcDevice
 
-        return RpcDevice(where, target, cc=cc, timing=timing)
+        device = RpcDevice(where, target, cc=cc, timing=timing)
+        try:
+            device.ping()  # its name says what it is, and a search should not begin without it
+        except BaseException:
+            device.close()
+            raise
+        return device
     known = f"{SIMULATED}, {NATIVE}, rpc://HOST:PORT, tracker://HOST:PORT/KEY"
     raise Mnv3cError(f"unknown device {where!r} (known: {known})", "--device")
+
+
+_MOST_CPUS = 63
+
+
+def _with_cpus(where: str, timing: Timing) -> tuple[str, Timing]:
+    """Cut ``?cpus=`` off."""
+    where, mark, options = where.partition("?")
+    if not mark:
+        return where, timing
+    match = re.fullmatch(r"cpus=(\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)", options)
+    if match is None or where == SIMULATED:
+        raise Mnv3cError(f"{options!r} is not cpus=4,6-7", "--device")
+    cpus: set[int] = set()
+    for part in match[1].split(","):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), min(int(last or first), _MOST_CPUS) + 1))
+    if not cpus or max(cpus) >= _MOST_CPUS:
+        raise Mnv3cError(f"{options!r}: cores are numbered from 0 to {_MOST_CPUS - 1}", "--device")
+    return where, dataclasses.replace(timing, cpus=tuple(sorted(cpus)))

@@ -201,6 +201,11 @@ class Device(Protocol):
         """Of the costs, ``s`` or ``cycles``."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What makes the costs of all batches so far doubtful: the device itself, noise, throttling."""
+        ...
+
     def measure(self, batch: Sequence[Candidate], progress: Progress | None = None) -> list[Measurement]:
         """Measure each candidate; one measurement a candidate, in order.
 

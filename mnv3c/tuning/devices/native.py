@@ -39,11 +39,17 @@ class NativeDevice:
         self._builder = Builder(compiler, flags, Path(self._folder.name))
         self._batches = 0
         self._identity: timed.Identity | None = None
+        self._doubts = timed.Doubts()
 
     @property
     def name(self) -> str:
         core = self._identity.core if self._identity else ""
         return f"this machine ({core})" if core else "this machine"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See ``Device.notes``."""
+        return self._doubts.notes
 
     def measure(self, batch: Sequence[Candidate], progress: Progress | None = None) -> list[Measurement]:
         """See ``Device.measure``."""
@@ -75,6 +81,7 @@ class NativeDevice:
         if shim is not None and first is not None and len(batch) > 1:
             again = self._one(shim, numbers[first], batch[first])
             results = timed.with_drift(results, results[first], again, self.timing)
+        self._doubts.add(results)
         return results
 
     def _one(self, shim: ctypes.CDLL, number: int, candidate: Candidate) -> Measurement:

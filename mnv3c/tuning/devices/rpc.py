@@ -230,6 +230,7 @@ class RpcDevice:
         self._links: list[Link] = []
         self._batches = 0
         self.identity: timed.Identity | None = None
+        self._doubts = timed.Doubts()
 
     @property
     def name(self) -> str:
@@ -247,17 +248,17 @@ class RpcDevice:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of the device itself."""
-        if self.identity is None:
-            return ()
+        """See ``Device.notes``."""
         found = []
-        if self.identity.emulated:
+        if self.identity is not None and self.identity.emulated:
             found.append("an emulated device: its times say nothing about a core")
-        if self.identity.core and self.identity.core != self.core.name:
+        core = self.identity.core if self.identity is not None else ""
+        if core and self.core.core is not None and core != self.core.name:
             found.append(
-                f"the device runs on {self.identity.core}, not {self.core.name}; --cpus chooses its cores"
+                f"the device runs candidates on {core}, not {self.core.name}: choose its cores by their"
+                f" numbers with {self.address}?cpus=4-7"
             )
-        return tuple(found)
+        return (*found, *self._doubts.notes)
 
     def measure(self, batch: Sequence[Candidate], progress: Progress | None = None) -> list[Measurement]:
         """See ``Device.measure``."""
@@ -275,7 +276,9 @@ class RpcDevice:
             run = _Batch(batch, numbers, target, self.timing, self._patience, results, progress)
             self._run(run)
             target.unlink(missing_ok=True)
-        return [results[i] for i in range(len(batch))]
+        found = [results[i] for i in range(len(batch))]
+        self._doubts.add(found)
+        return found
 
     def _run(self, run: _Batch) -> None:
         links = self._open_links(len(run.waiting))

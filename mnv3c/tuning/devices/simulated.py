@@ -82,6 +82,11 @@ class SimulatedDevice:
         self.simulations: dict[str, Simulation] = {}
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """See ``Device.notes``: a simulation has no noise."""
+        return ()
+
+    @property
     def method(self) -> str:
         """How cycles are estimated, for people and records."""
         return self._prices.method

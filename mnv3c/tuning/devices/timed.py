@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 from mnv3c.tuning.devices.base import Candidate, Measurement, Raw, Status, Timing, judge
 
@@ -120,7 +120,29 @@ def with_drift(
     ]
 
 
-def median_clock(measurements: Sequence[Measurement]) -> float:
-    """Cycles a second, over the measurements that know it; 0 if none does."""
-    known = [m.clock for m in measurements if m.clock > 0]
-    return statistics.median(known) if known else 0.0
+class Doubts:
+    """Counts what devices noted on measurements, for one line at the end of a search."""
+
+    _KINDS = ("noisy", "throttling", "drifts")
+
+    def __init__(self) -> None:
+        self._measured = 0
+        self._noted: Counter[str] = Counter()
+
+    def add(self, measurements: Iterable[Measurement]) -> None:
+        for m in measurements:
+            self._measured += 1
+            self._noted.update(kind for kind in self._KINDS if any(kind in note for note in m.notes))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        words = {
+            "noisy": "were noisy: close other programs",
+            "throttling": "fell into throttling: cool the device, or raise the pause between candidates",
+            "drifts": "are of batches at whose end a known candidate took another time than at the begin",
+        }
+        return tuple(
+            f"{self._noted[kind]} of {self._measured} measurements {words[kind]}"
+            for kind in self._KINDS
+            if self._noted[kind]
+        )

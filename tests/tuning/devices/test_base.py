@@ -129,3 +129,12 @@ def test_equal_constants_are_one_object_and_other_symbols_differ() -> None:
     assert constants == constants_2 and code.digest != code_2.digest and symbol != symbol_2
     assert symbol.endswith("_layer_run") and f"#define layer_run {symbol}\n" in code.text
     assert units(dataclasses.replace(one, key="again"))[0] == symbol
+
+
+def test_doubts_are_summed_up() -> None:
+    doubts = timed.Doubts()
+    ok = Measurement("a", Status.OK, 1.0)
+    doubts.add([ok, dataclasses.replace(ok, notes=("noisy: ...", "... throttling"))])
+    doubts.add([dataclasses.replace(ok, notes=("noisy: ...",)), Measurement("b", Status.LOST)])
+    noisy, throttled = doubts.notes
+    assert noisy.startswith("2 of 4 measurements were noisy") and throttled.startswith("1 of 4 measurements")

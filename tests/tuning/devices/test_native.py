@@ -75,7 +75,7 @@ def test_only_the_layers_that_count_are_timed(device: NativeDevice) -> None:
     assert len(slow.layers) == 0
     whole, none = device.measure([slow, dataclasses.replace(slow, key="other layer", layers=(7,))])
     first = device.measure([dataclasses.replace(slow, layers=(0,))])[0]
-    assert first.cost == pytest.approx(whole.cost, rel=1.0)
+    assert whole.cost / 10 < first.cost < 10 * whole.cost  # a busy machine
     assert none.cost == 0.0  # there is no layer 7
 
 
@@ -102,3 +102,20 @@ def test_devices_by_name() -> None:
         open_device("usb", "a76")
     with pytest.raises(Mnv3cError, match="is a platform"):
         open_device("native", "arm64")
+
+
+@pytest.mark.parametrize(
+    ("options", "cpus"), [("cpus=0", (0,)), ("cpus=4,6-7", (4, 6, 7)), ("cpus=1-1,0", (0, 1))]
+)
+def test_cores_of_a_device_by_number(options: str, cpus: tuple[int, ...]) -> None:
+    device = open_device(f"native?{options}", "a76")
+    assert isinstance(device, NativeDevice) and device.timing.cpus == cpus
+    device.close()
+
+
+@pytest.mark.parametrize("options", ["", "cpu=1", "cpus=", "cpus=a", "cpus=7-4", "cpus=99", "cpus=1;2"])
+def test_bad_cores_are_refused(options: str) -> None:
+    with pytest.raises(Mnv3cError, match=r"cpus=4,6-7|numbered"):
+        open_device(f"native?{options}", "a76")
+    with pytest.raises(Mnv3cError):
+        open_device("simulated?cpus=1", "a76")

@@ -30,7 +30,7 @@ class Depthwise:
     calls: tuple[tuple[str, int, int], ...]
     stride: int
     block_bytes: int
-    scale: str | None
+    arguments: list[str]
 
     def code(
         self, window: str, out: str, x_step: str, y_step: str, channels: str, first_block: str = ""
@@ -43,7 +43,7 @@ class Depthwise:
             channels: how many, from ``8 * first_block`` on; ``window`` and ``out`` are at the first.
         """
         lines, pixel = [], 0
-        scale = "" if self.scale is None else f", {self.scale}"
+        scale = "".join(f", {a}" for a in self.arguments)
         w = self.constant.name + (f" + {first_block} * {self.block_bytes}" if first_block else "")
         for name, tiles, pixels in self.calls:
             first = _times(x_step, pixel * self.stride)
@@ -103,7 +103,7 @@ def lower_depthwise(label: str, conv: q.QConv, e: Epilogue, width: int) -> Depth
         kernels.append(Kernel(name, source))
         calls.append((name, tiles, pixels))
     constant = Constant(f"taps_{label}", packed, "weight")
-    return Depthwise(tuple(kernels), constant, tuple(calls), conv.stride[1], packed.shape[1], e.scale)
+    return Depthwise(tuple(kernels), constant, tuple(calls), conv.stride[1], packed.shape[1], e.arguments)
 
 
 def _tap_lines(conv: q.QConv, starts: list[int], pixels: int) -> list[str]:
@@ -112,8 +112,6 @@ def _tap_lines(conv: q.QConv, starts: list[int], pixels: int) -> list[str]:
     stride, dilation = conv.stride[1], conv.dilation[1]
     first, last = set(starts), {s - 1 for s in starts[1:]} | {kh * kw - 1}
     lines = [
-        f"const int32x4_t low_bias = vld1q_s32((const int32_t *)(const void *)(v + {8 * kh * kw}));",
-        f"const int32x4_t high_bias = vld1q_s32((const int32_t *)(const void *)(v + {8 * kh * kw + 16}));",
         "int16x8_t " + ", ".join(f"s{p}" for p in range(pixels)) + ";",
         "int32x4_t " + ", ".join(f"low{p}, high{p}" for p in range(pixels)) + ";",
     ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph
 from mnv3c.paths.common.bounds import requantised_range
+from mnv3c.paths.common.short import short_shift
 
 CTYPE = {"int8": "int8_t", "int16": "int16_t"}
 
@@ -21,6 +22,7 @@ class Epilogue:
         kind: ``int8``, ``int16``, ``swish``, ``sigmoid`` or ``residual``.
         shift: left shift of the accumulator.
         right: whether the product is shifted right, with rounding, by a number a channel.
+        units: of biases and multipliers that are stored in 16 bits, powers of two; arguments of the kernel.
         saturate: whether narrowing to 16 bits may saturate.
         offset: whether an int16 a channel is added before the clamp.
         low, high: clamp of an int8 result.
@@ -42,6 +44,7 @@ class Epilogue:
     fraction: int = 0
     bias: int = 0
     right: bool = False
+    units: tuple[int, int] | None = None
     parameters: list[np.ndarray] = field(default_factory=list)
 
     @property
@@ -63,18 +66,34 @@ class Epilogue:
         return sum(p.dtype.itemsize for p in self.parameters)
 
     @property
-    def scale(self) -> str | None:
-        """Numbers that the kernel takes as arguments, as C: different ones share the code."""
-        if self.kind == "residual":
-            return f"{self.residual_multiplier}, {-self.fraction}"
-        return str(self.unit) if self.kind in ("swish", "sigmoid") else None
+    def word_bytes(self) -> int:
+        """Bytes of a block's parameters up to the first of those that the 16-bit results need."""
+        return 8 * (4 if self.units is not None else 12 if self.right else 8)
 
     @property
-    def scale_parameters(self) -> str:
-        """The C parameters that take ``scale``."""
+    def arguments(self) -> list[str]:
+        """Numbers that the kernel takes as arguments, as C: different ones share the code."""
+        values = []
         if self.kind == "residual":
-            return ", int16_t scale, int16_t fraction"
-        return "" if self.scale is None else ", int16_t scale"
+            values = [str(self.residual_multiplier), str(-self.fraction)]
+        elif self.kind in ("swish", "sigmoid"):
+            values = [str(self.unit)]
+        if self.units is not None:
+            bias, multiplier = self.units
+            values.append(str(bias + (multiplier << 16) - (multiplier >> 15 << 32)))
+        return values
+
+    @property
+    def declarations(self) -> str:
+        """The C parameters that take ``arguments``."""
+        names = []
+        if self.kind == "residual":
+            names = ["int16_t scale", "int16_t fraction"]
+        elif self.kind in ("swish", "sigmoid"):
+            names = ["int16_t scale"]
+        if self.units is not None:
+            names.append("int32_t units")
+        return "".join(f", {n}" for n in names)
 
     @property
     def label(self) -> str:
@@ -84,6 +103,8 @@ class Epilogue:
             parts.append(f"a{self.shift}")
         if self.right:
             parts.append("right")
+        if self.units is None:
+            parts.append("wide")
         if not self.saturate:
             parts.append("exact")
         if self.offset:
@@ -101,7 +122,7 @@ def epilogue_of(graph: Graph, node: q.FusedConv) -> Epilogue | None:
     conv, act, add = node.conv, node.activation, node.residual
     r = conv.requant
     channels = conv.weight.shape[0]
-    parameters: list[np.ndarray] = [conv.bias, r.multiplier]
+    parameters, units = short_words(conv.bias, r.multiplier, r.right)
     right = r.right is not None
     if r.right is not None:
         parameters.append(-r.right.astype(np.int32))  # a left shift by less than nothing
@@ -109,38 +130,68 @@ def epilogue_of(graph: Graph, node: q.FusedConv) -> Epilogue | None:
     saturate = lowest < -32768 or highest > 32767
     if isinstance(act, q.QLut):
         return None
+    e = Epilogue("int8", r.shift, saturate, right=right, units=units, parameters=parameters)
     if isinstance(act, q.QHardSwish):
         parameters += [_each(act.multiplier, channels)]
         offset = bool(act.offset.any())
         parameters += [_offsets(act.offset, channels)] if offset else []
         # The range of h-swish's input fills 16 bits, so that proofs of the opposite are not worth code.
-        return Epilogue("swish", r.shift, True, offset, unit=act.shift, right=right, parameters=parameters)
+        return replace(e, kind="swish", saturate=True, offset=offset, unit=act.shift)
     if isinstance(act, q.QHardSigmoid):
-        return Epilogue("sigmoid", r.shift, True, unit=act.offset, right=right, parameters=parameters)
+        return replace(e, kind="sigmoid", saturate=True, unit=act.offset)
     if add is not None:
         operand = add.inputs.index(node.inputs[1])
-        return Epilogue(
-            "residual",
-            r.shift,
-            saturate,
+        return replace(
+            e,
+            kind="residual",
             low=add.low,
             high=add.high,
             residual_type=CTYPE[graph.tensor(node.inputs[1]).dtype],
             residual_multiplier=add.multipliers[operand],
             fraction=add.fraction,
             bias=add.bias,
-            right=right,
-            parameters=parameters,
         )
     if graph.tensor(node.outputs[0]).dtype == "int16":
-        return Epilogue("int16", r.shift, saturate, right=right, parameters=parameters)
+        return replace(e, kind="int16")
     offset = bool(r.offset.any())
     parameters += [_offsets(r.offset, channels)] if offset else []
-    return Epilogue("int8", r.shift, saturate, offset, r.low, r.high, right=right, parameters=parameters)
+    return replace(e, offset=offset, low=r.low, high=r.high)
 
 
-def _each(values: np.ndarray, channels: int) -> np.ndarray:
-    return np.broadcast_to(values, (channels,)).astype(np.int16)
+def pool_epilogue(node: q.Requantize, dtype: str) -> Epilogue:
+    """What follows the channel sums of a pool; ``dtype`` is the result's."""
+    r, channels = node.requant, node.bias.shape[0]
+    parameters, units = short_words(node.bias, _each(r.multiplier, channels, np.int32), r.right)
+    if r.right is not None:
+        parameters.append(-_each(r.right, channels, np.int32))
+    offset = dtype == "int8" and bool(r.offset.any())
+    parameters += [_offsets(r.offset, channels)] if offset else []
+    right = r.right is not None
+    return Epilogue(
+        dtype, r.shift, True, offset, r.low, r.high, right=right, units=units, parameters=parameters
+    )
+
+
+def short_words(
+    bias: np.ndarray, multiplier: np.ndarray, right: np.ndarray | None = None
+) -> tuple[list[np.ndarray], tuple[int, int] | None]:
+    """Biases and multipliers as they are stored: int16 and uint16 with their units, if they are such numbers.
+
+    Without units they are int32, as they are where there are right shifts.
+    """
+    shifts = short_shift(bias), short_shift(multiplier)
+    if right is not None or shifts[0] is None or shifts[1] is None or shifts[0] > 14:
+        return [bias, multiplier], None
+    # A unit is 16 bits itself, which 2**16 is not; unsigned multipliers have a bit to spare.
+    shift = min(shifts[1], 15)
+    return [
+        (bias >> shifts[0]).astype(np.int16),
+        (multiplier >> shift).astype(np.uint16),
+    ], (1 << shifts[0], 1 << shift)
+
+
+def _each(values: np.ndarray, channels: int, dtype: type[np.integer] = np.int16) -> np.ndarray:
+    return np.broadcast_to(values, (channels,)).astype(dtype)
 
 
 def _offsets(values: np.ndarray, channels: int) -> np.ndarray:

@@ -43,7 +43,7 @@ class Pointwise:
     looped: bool
     sizes: tuple[int, ...]
     residual: bool
-    scale: str | None
+    arguments: list[str]
 
     @property
     def blocks(self) -> int:
@@ -117,7 +117,7 @@ class Pointwise:
         arguments = [x, str(x_step), w, y, y_step]
         arguments += [residual] if self.residual else []
         arguments += [*(str(runs.get(size, 0)) for size in self.sizes), blocks]
-        arguments += [self.scale] if self.scale is not None else []
+        arguments += self.arguments
         arguments += [str(self.depth)] if self.looped else []
         return f"{self.name}({', '.join(arguments)});"
 
@@ -156,5 +156,5 @@ def lower_pointwise(label: str, weight: np.ndarray, e: Epilogue, pixels: int) ->
         looped=depth.looped,
         sizes=tuple(sizes),
         residual=e.kind == "residual",
-        scale=e.scale,
+        arguments=e.arguments,
     )

@@ -11,8 +11,8 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
 from mnv3c.paths.neon.context import Context, shape_text
-from mnv3c.paths.neon.epilogue import CTYPE
-from mnv3c.paths.neon.pack import BLOCK, Strided
+from mnv3c.paths.neon.epilogue import pool_epilogue
+from mnv3c.paths.neon.pack import BLOCK, Strided, pack_lanes
 from mnv3c.paths.neon.pointwise import Pointwise, pixel_runs
 from mnv3c.paths.neon.shares import Shares, cut, efficiency
 from mnv3c.paths.neon.steps import Step, lower_step, step_of
@@ -189,30 +189,27 @@ def _channel_sum(context: Context, node: q.ChannelSum) -> Stage | None:
 
 def _requantize(context: Context, node: q.Requantize) -> Stage | None:
     y = context.tensor(node.output)
-    r, channels = node.requant, y.shape[2]
-    if channels % BLOCK or r.offset.any() or r.right is not None:
+    channels = y.shape[2]
+    if channels % BLOCK or (y.dtype == "int16" and node.requant.offset.any()):
         return None
     label = identifier(node.name)
-    out_type = CTYPE[y.dtype]
-    clamp = f"_c{r.low}to{r.high}".replace("-", "n") if y.dtype == "int8" else ""
-    name = f"requantize_neon_{y.dtype}_s{r.shift}{clamp}"
-    source = render(
-        "kernels/neon/requantize.c.j2", name=name, out_type=out_type, shift=r.shift, low=r.low, high=r.high
-    )
-    out = context.pointer(node.output, const=False)
+    e = pool_epilogue(node, y.dtype)
+    name = f"requantize_neon_{e.label}"
+    constant = f"means_{label}"
+    arguments = [
+        context.pointer(node.inputs[0]),
+        constant,
+        context.pointer(node.output, const=False),
+        str(channels // BLOCK),
+        *e.arguments,
+    ]
     return Stage(
         name=label,
         title=f"requantise the pool, {shape_text(y)}",
         nodes=(node.name,),
         reads=(context.regions[node.inputs[0]],),
         writes=(context.regions[node.output],),
-        body=(
-            f"{name}({context.pointer(node.inputs[0])}, bias_{label}, multiplier_{label}, "
-            f"{out}, {channels // BLOCK});\n"
-        ),
-        kernels=(Kernel(name, source),),
-        constants=(
-            Constant(f"bias_{label}", node.bias, "bias"),
-            Constant(f"multiplier_{label}", r.multiplier, "multiplier"),
-        ),
+        body=f"{name}({', '.join(arguments)});\n",
+        kernels=(Kernel(name, render("kernels/neon/requantize.c.j2", name=name, e=e)),),
+        constants=(Constant(constant, pack_lanes(np.zeros((channels, 0), np.int8), e.parameters), "bias"),),
     )

@@ -327,3 +327,33 @@ def test_is_quantized(tmp_path):
     path = tmp_path / "x.tflite"
     path.write_bytes(small_network("uint8").bytes())
     assert quantized.is_quantized(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale_in", "zero_in", "scale_out", "zero_out"),
+    [
+        (14, 0.11622478067874908, -125, 0.015172461047768593, -103),
+        (14, 0.05442344397306442, -121, 0.010867767035961151, -94),
+        (14, 0.05140123888850212, -121, 0.00878940150141716, -87),
+    ],
+)
+def test_mean_of_the_built_in_kernels(tmp_path, size, scale_in, zero_in, scale_out, zero_out):
+    """Every sum that does not reach the end of the result, at scales of a trained network.
+
+    TFLite makes the multiplier in float32, which shows in few of them.
+    """
+    count = size * size
+    channels = int((127 - zero_out) * scale_out / scale_in * count)
+    file = File()
+    x = file.tensor((1, size, size, channels), "int8", scale_in, zero_in)
+    axes = file.tensor((2,), "int32", data=[1, 2])
+    out = file.tensor((1, 1, 1, channels), "int8", scale_out, zero_out)
+    file.inputs = [x]
+    file.outputs = [file.operator("MEAN", (x, axes), out, "ReducerOptions", keepDims=True)]
+    path = tmp_path / "mean.tflite"
+    path.write_bytes(file.bytes())
+    sums = np.arange(channels)
+    values = zero_in + sums // count + (np.arange(count)[:, None] < sums % count)
+    values = values.reshape(size, size, channels).astype(np.int8)
+    want = run_litert(file.bytes(), values, litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    assert np.array_equal(run_ours(quantized.load(path, round_twice=True), values).ravel(), want.ravel())

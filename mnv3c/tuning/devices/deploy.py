@@ -218,7 +218,8 @@ def push(directory: Path, serial: str | None = None, *, port: int = 9090) -> lis
     _adb([*adb, "push", f"{directory}/.", PHONE_FOLDER])
     _adb([*adb, "shell", f"chmod -R 755 {PHONE_FOLDER}"])
     _adb([*adb, "forward", f"tcp:{port}", f"tcp:{port}"])
-    return [*adb, "shell", f"{PHONE_FOLDER}/run.sh", "--port", str(port)]
+    # With a terminal there, Ctrl-C here ends the server.
+    return [*adb, "shell", "-t", f"{PHONE_FOLDER}/run.sh", "--port", str(port)]
 
 
 def adb_command(serial: str | None) -> list[str]:

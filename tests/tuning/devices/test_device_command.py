@@ -171,7 +171,7 @@ def test_push_copies_forwards_and_says_how_to_start(
         f"-s ABC push {folder}/. {place}",
         f"-s ABC shell chmod -R 755 {place}",
         "-s ABC forward tcp:9191 tcp:9191",
-        f"-s ABC shell {place}/run.sh --port 9191",
+        f"-s ABC shell -t {place}/run.sh --port 9191",
     ]
     adb.write_text("#!/bin/sh\necho 'error: no devices/emulators found' >&2\nexit 1\n")
     code, _, err = run("device", "push", folder, "--adb")

@@ -9,6 +9,7 @@ from typing import Any
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import zoo
+from mnv3c.ir.count import count_classes
 from mnv3c.ir.graph import Graph
 from mnv3c.ir.verify import verify
 
@@ -131,4 +132,4 @@ def _lower(module: Any, name: str, meta: dict[str, object], observe: Observe | N
     }
     meta = facts | meta
     graph = verify(lower(module, name, meta))
-    return graph.replace(meta={"classes": graph.tensor(graph.outputs[0]).shape[2]} | dict(graph.meta))
+    return graph.replace(meta={"classes": count_classes(graph)} | dict(graph.meta))

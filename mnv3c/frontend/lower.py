@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mnv3c.errors import Mnv3cError
+from mnv3c.frontend import lower_moves
 from mnv3c.frontend.relax_passes.straight_line import array, bindings, is_constant, operator, result, shape_of
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph, Node, Shape, Tensor
@@ -31,12 +32,16 @@ def lower(mod: Any, name: str, meta: Mapping[str, object]) -> Graph:
     nodes: list[Node] = []
     counts: dict[str, int] = {}
     for var, call in bindings(mod):
-        composite = mod[call.op]
-        kind = str(composite.attrs["Composite"]).removeprefix("mnv3c.")
-        operator_class, fields = _RULES[kind](composite)
+        if operator(call):
+            operator_class, fields = lower_moves.CALLS[operator(call)](call)
+            kind, read = operator_class.__name__.lower(), lower_moves.operands(call)
+        else:
+            composite = mod[call.op]
+            kind, read = str(composite.attrs["Composite"]).removeprefix("mnv3c."), list(call.args)
+            operator_class, fields = _RULES[kind](composite)
         counts[kind] = counts.get(kind, -1) + 1
         label = f"{kind}_{counts[kind]}"
-        inputs = tuple(names[a] for a in call.args)
+        inputs = tuple(names[a] for a in read)
         if operator_class is f.Multiply and _shape(call.args[0])[:2] == (1, 1):
             inputs = inputs[::-1] if _shape(call.args[1])[:2] != (1, 1) else inputs
         nodes.append(operator_class(name=label, inputs=inputs, outputs=(label,), **fields))

@@ -27,17 +27,17 @@ def find_gates(graph: Graph) -> Graph:
     for node in graph.nodes:
         if node.name in absorbed:
             continue
-        if (
-            isinstance(node, f.Activation)
-            and node.kind == "clip"
-            and node.low == 0 < node.high < float("inf")
-        ):
-            scale = graph.sole_consumer(node.output, f.Conv2d)
-            if scale is not None and _multiplies_by(scale, 1 / node.high):
+        scale = graph.sole_consumer(node.output, f.Conv2d)
+        if isinstance(node, f.Activation) and scale is not None:
+            clips = node.kind == "clip" and node.low == 0 < node.high < np.inf
+            if clips and _multiplies_by(scale, 1 / node.high):
                 absorbed.add(scale.name)
                 node = f.Activation(
                     node.name, node.inputs, scale.outputs, "hard_sigmoid", slope=1 / node.high, offset=0.0
                 )
+            elif node.kind == "hard_sigmoid" and _multiplies_by(scale, 1.0):
+                absorbed.add(scale.name)
+                node = dataclasses.replace(node, outputs=scale.outputs)
         nodes.append(node)
     return graph.replace(nodes=tuple(nodes))
 

@@ -183,6 +183,12 @@ def test_tensorflows_gate_is_found() -> None:
     after = find_gates(graph)
     assert [type(n) for n in after.nodes] == [f.Conv2d, f.Activation]
     same_function(graph, after)
+    again = Net(1, 1, 4)
+    gate = again.act(again.conv("x", 4), "hard_sigmoid")
+    almost = np.full((4, 1, 1, 1), 1.00002, np.float32)
+    graph = again.finish(again.emit(f.Conv2d, (gate,), (1, 1, 4), weight=almost, bias=zero, groups=4))
+    assert [type(n) for n in find_gates(graph).nodes] == [f.Conv2d, f.Activation]
+    same_function(graph, find_gates(graph))
 
 
 def test_wide_tensors() -> None:

@@ -1,8 +1,8 @@
 """From a checked ONNX model to a canonical one: static shapes, constants folded, one form of everything.
 
 The canonical operators are Conv, BatchNormalization, AveragePool, MaxPool, GlobalAveragePool, ReduceMean,
-Relu, Clip, Sigmoid, HardSigmoid, HardSwish, Add, Sub, Mul, Div, MatMul, Reshape, Transpose and Softmax,
-with explicit padding, finite float32 constants and one output each, in opset 17.
+Relu, Clip, Sigmoid, HardSigmoid, HardSwish, Add, Sub, Mul, Div, MatMul, Reshape, Transpose, Softmax, Resize,
+ArgMax, Concat, Slice and ConvTranspose, with explicit padding, finite float32 constants and one output each, in opset 17.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import onnx
 
 from mnv3c.errors import Mnv3cError
-from mnv3c.frontend.onnx_model import axes, elementwise, fold, windows
+from mnv3c.frontend.onnx_model import axes, elementwise, fold, moves, windows
 from mnv3c.frontend.onnx_model.graph import Constant, Known, Node, Output, Shape, Value
 from mnv3c.frontend.onnx_model.read import describe, initializers, model_input, opset, printable
 
-Handler = Callable[[Node, Output], Known]
+Handler = Callable[[Node, Output], Known | list[Known]]
 
 HANDLERS: dict[str, Handler] = {
     "Add": fold.folded,
@@ -25,9 +25,11 @@ HANDLERS: dict[str, Handler] = {
     "BatchNormalization": windows.batch_norm,
     "Cast": fold.cast,
     "Clip": elementwise.clip,
-    "Concat": fold.concat,
+    "ArgMax": moves.argmax,
+    "Concat": moves.concat,
     "Constant": fold.constant,
     "Conv": windows.conv,
+    "ConvTranspose": moves.conv_transpose,
     "Div": fold.folded,
     "Dropout": fold.identity,
     "Flatten": axes.flatten,
@@ -51,14 +53,17 @@ HANDLERS: dict[str, Handler] = {
     "Reshape": axes.reshape,
     "Shape": fold.shape,
     "Sigmoid": elementwise.unary,
-    "Slice": fold.slice_,
+    "Resize": moves.resize,
+    "Slice": moves.slice_,
     "Softmax": axes.softmax,
     "Sqrt": fold.folded,
+    "Split": moves.split,
     "Squeeze": axes.squeeze,
     "Sub": fold.folded,
     "Sum": elementwise.arithmetic,
     "Transpose": axes.transpose,
     "Unsqueeze": axes.unsqueeze,
+    "Upsample": moves.resize,
 }
 
 
@@ -108,9 +113,13 @@ def canonical(model: onnx.ModelProto, given: tuple[int, ...] | None) -> Canonica
         node = Node(proto, [_input(proto, known, i) for i in proto.input], version)
         if not proto.output or not proto.output[0] or len(set(proto.output)) != len(proto.output):
             raise node.error("has no output of its own")
-        if proto.output[0] in known:
-            raise node.error(f"writes {printable(proto.output[0])!r} a second time")
-        known[proto.output[0]] = HANDLERS[node.op](node, out)
+        again = next((o for o in proto.output if o and o in known), None)
+        if again is not None:
+            raise node.error(f"writes {printable(again)!r} a second time")
+        result = HANDLERS[node.op](node, out)
+        # What gives several results lists them; of the others only the first output is of interest.
+        results = result if isinstance(result, list) else [result]
+        known.update(zip(proto.output, results, strict=False))
     return Canonical(name, shape, _results(model, known), out)
 
 

@@ -50,6 +50,9 @@ class View:
 
 def four_dimensions(mod: Any) -> Any:
     """Rewrite ``main`` so that every tensor has four dimensions, channels first."""
+    from mnv3c.frontend.relax_passes import moves  # which builds on this module
+
+    rules = {**_RULES, **moves.RULES}
     views: dict[Any, View] = {}
     layout: list[str] = []
 
@@ -61,10 +64,11 @@ def four_dimensions(mod: Any) -> Any:
     def rule(context: Context, call: Any) -> Any | None:
         context.attributes["mnv3c.input_layout"] = layout[0]
         name = operator(call)
-        if name not in _RULES:
+        if name not in rules:
             raise Mnv3cError(f"operator {name or type(call).__name__} is not supported", context.current)
-        old = [views.get(a) for a in context.old.args]
-        new, views[context.old_variable] = _RULES[name](context, call, old)
+        operands = (f for a in context.old.args for f in (a.fields if isinstance(a, relax.Tuple) else [a]))
+        old = [views.get(a) if isinstance(a, relax.Var) else None for a in operands]
+        new, views[context.old_variable] = rules[name](context, call, old)
         return new
 
     return rewrite(mod, rule, new_parameter=new_parameter)
@@ -88,13 +92,14 @@ def _only_renames(view: View, new: Any) -> bool:
     return [a for a in view.order if dims[a] > 1] == [a for a in FIRST if dims[a] > 1]
 
 
-def _in_place(context: Context, view: View, new: Any) -> None:
+def in_place(context: Context, view: View, new: Any) -> None:
     """Refuse an old tensor that is not the new one, axis by axis."""
     if view.order != FIRST or view.shape != shape_of(new):
-        raise Mnv3cError(f"needs a [1, C, H, W] tensor, not {list(view.shape)}", _place(context))
+        raise Mnv3cError(f"needs a [1, C, H, W] tensor, not {list(view.shape)}", place(context))
 
 
-def _place(context: Context) -> str:
+def place(context: Context) -> str:
+    """For errors: the operator at hand and its variable."""
     return f"{operator(context.old).removeprefix('relax.')} {context.current}"
 
 
@@ -106,7 +111,7 @@ def _rename(context: Context, call: Any, old: list[View | None]) -> tuple[Any, V
     if shape == shape_of(new) and _only_renames(view, new):
         return new, View(shape)
     if not _only_renames(view, new):
-        raise Mnv3cError(f"reshape of channels-last data to {list(shape)} is not supported", _place(context))
+        raise Mnv3cError(f"reshape of channels-last data to {list(shape)} is not supported", place(context))
     return new, View(shape)
 
 
@@ -121,7 +126,7 @@ def _transpose(context: Context, call: Any, old: list[View | None]) -> tuple[Any
         order = tuple(view.order[a] for a in axes)
         if order in (FIRST, LAST):
             return new, View(shape, order)
-    raise Mnv3cError(f"transpose of {list(view.shape)} by {axes} is not supported", _place(context))
+    raise Mnv3cError(f"transpose of {list(view.shape)} by {axes} is not supported", place(context))
 
 
 def _unary(context: Context, call: Any, old: list[View | None]) -> tuple[Any, View]:
@@ -136,15 +141,15 @@ def _binary(context: Context, call: Any, old: list[View | None]) -> tuple[Any, V
     name, left = operator(call), b is not None
     view, x, values = (b, call.args[1], call.args[0]) if left else (a, call.args[0], call.args[1])
     if view is None or not is_constant(values):
-        raise Mnv3cError("an operand is neither a tensor nor a constant", _place(context))
+        raise Mnv3cError("an operand is neither a tensor nor a constant", place(context))
     c = _per_channel(context, array(values).astype(np.float64), view, x)
     if left and name == "relax.divide":
-        raise Mnv3cError("a constant divided by a tensor is not supported", _place(context))
+        raise Mnv3cError("a constant divided by a tensor is not supported", place(context))
     if left and name == "relax.subtract":
         x, name = context.emit(relax.op.multiply(x, constant(-1.0))), "relax.add"
     if name == "relax.divide":
         if not bool((c != 0).all()):
-            raise Mnv3cError("division by zero", _place(context))
+            raise Mnv3cError("division by zero", place(context))
         return context.emit(relax.op.multiply(x, constant(1.0 / c))), view
     if name == "relax.multiply":
         return context.emit(relax.op.multiply(x, constant(c))), view
@@ -159,12 +164,12 @@ def _per_channel(context: Context, values: np.ndarray, view: View, new: Any) -> 
         full = np.broadcast_to(values, view.shape)
     except ValueError:
         raise Mnv3cError(
-            f"constant of shape {list(values.shape)} widens {list(view.shape)}", _place(context)
+            f"constant of shape {list(values.shape)} widens {list(view.shape)}", place(context)
         ) from None
     dims = shape_of(new)
     full = full.reshape([dims[i] for i in view.order]).transpose(np.argsort(view.order))
     if not bool((full == full[:, :, :1, :1]).all()):
-        raise Mnv3cError("a constant that differs from pixel to pixel is not supported", _place(context))
+        raise Mnv3cError("a constant that differs from pixel to pixel is not supported", place(context))
     return full[:, :, :1, :1]
 
 
@@ -173,17 +178,17 @@ def _two_tensors(context: Context, call: Any, a: View, b: View) -> tuple[Any, Vi
     if x.same_as(y) and a == b:
         if name != "relax.add":
             what = name.removeprefix("relax.")
-            raise Mnv3cError(f"{what} of a tensor and itself is not supported", _place(context))
+            raise Mnv3cError(f"{what} of a tensor and itself is not supported", place(context))
         return context.emit(relax.op.multiply(x, constant(2.0))), a
     xs, ys = shape_of(x), shape_of(y)
     wide, narrow = (a, b) if math.prod(xs) >= math.prod(ys) else (b, a)
     if name not in ("relax.add", "relax.multiply"):
-        raise Mnv3cError(f"{name.removeprefix('relax.')} of two tensors is not supported", _place(context))
+        raise Mnv3cError(f"{name.removeprefix('relax.')} of two tensors is not supported", place(context))
     same = a.shape == b.shape and a.order == b.order and xs == ys
     small = 1 in (xs[2] * xs[3], ys[2] * ys[3])
     gate = len(a.shape) == len(b.shape) == 4 and a.order == b.order and xs[1] == ys[1] and small
     if shape_of(context.old_variable) != wide.shape or not (same or (gate and name == "relax.multiply")):
-        raise Mnv3cError(f"{list(a.shape)} with {list(b.shape)} is not supported", _place(context))
+        raise Mnv3cError(f"{list(a.shape)} with {list(b.shape)} is not supported", place(context))
     if wide is b and narrow is a:
         x, y = y, x
     return context.emit(relax.Call(call.op, [x, y], call.attrs)), wide
@@ -196,7 +201,7 @@ def _mean(context: Context, call: Any, old: list[View | None]) -> tuple[Any, Vie
     axes = {int(a) % len(view.shape) for a in given} if given is not None else set(range(len(view.shape)))
     mapped = {view.order[a] for a in axes} if len(view.shape) == 4 else set()
     if mapped != {2, 3} or view.shape != tuple(shape_of(new)[i] for i in view.order):
-        raise Mnv3cError("only a mean over height and width is supported", _place(context))
+        raise Mnv3cError("only a mean over height and width is supported", place(context))
     pooled = context.emit(relax.op.mean(new, [2, 3], keepdims=True))
     return pooled, View(shape, view.order if len(shape) == 4 else FIRST)
 
@@ -204,29 +209,29 @@ def _mean(context: Context, call: Any, old: list[View | None]) -> tuple[Any, Vie
 def _spatial(context: Context, call: Any, old: list[View | None]) -> tuple[Any, View]:
     view = old[0]
     if view is None or call.attrs.layout != "NCHW":
-        raise Mnv3cError("needs a [1, C, H, W] tensor", _place(context))
-    _in_place(context, view, call.args[0])
+        raise Mnv3cError("needs a [1, C, H, W] tensor", place(context))
+    in_place(context, view, call.args[0])
     return context.emit(call), View(shape_of(context.old_variable))
 
 
 def _conv(context: Context, call: Any, old: list[View | None]) -> tuple[Any, View]:
     view = old[0]
     if view is None or not is_constant(call.args[1]):
-        raise Mnv3cError("weights must be constants", _place(context))
+        raise Mnv3cError("weights must be constants", place(context))
     if call.attrs.data_layout != "NCHW" or call.attrs.kernel_layout != "OIHW":
-        raise Mnv3cError("layouts other than NCHW and OIHW are not supported", _place(context))
-    _in_place(context, view, call.args[0])
+        raise Mnv3cError("layouts other than NCHW and OIHW are not supported", place(context))
+    in_place(context, view, call.args[0])
     return context.emit(call), View(shape_of(context.old_variable))
 
 
 def _matmul(context: Context, call: Any, old: list[View | None]) -> tuple[Any, View]:
     view, new = old[0], call.args[0]
     if view is None or not is_constant(call.args[1]) or array(call.args[1]).ndim != 2:
-        raise Mnv3cError("the second operand must be a constant matrix", _place(context))
+        raise Mnv3cError("the second operand must be a constant matrix", place(context))
     weight = array(call.args[1])
     if view.shape[-1] != math.prod(view.shape) or not _only_renames(view, new):
         raise Mnv3cError(
-            f"a matrix product of {list(view.shape)} is not a fully connected layer", _place(context)
+            f"a matrix product of {list(view.shape)} is not a fully connected layer", place(context)
         )
     kernel = weight.T.reshape(weight.shape[1], *shape_of(new)[1:])
     return context.emit(relax.op.nn.conv2d(new, constant(kernel))), View(shape_of(context.old_variable))
@@ -239,7 +244,7 @@ def _softmax(context: Context, call: Any, old: list[View | None]) -> tuple[Any, 
     dims = shape_of(new)
     whole = dims[2] == dims[3] == 1 and view.shape[axis] == dims[1]
     if not whole and not (len(view.shape) == 4 and view.order[axis] == 1):
-        raise Mnv3cError("softmax must run over the channels", _place(context))
+        raise Mnv3cError("softmax must run over the channels", place(context))
     return context.emit(relax.op.nn.softmax(new, axis=1)), view
 
 

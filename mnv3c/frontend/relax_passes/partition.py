@@ -77,14 +77,16 @@ def partition_activations(mod: Any) -> Any:
 
 
 def partition_operators(mod: Any) -> Any:
-    """Make composites of everything else.
+    """Make composites of everything else but what moves pixels, which needs none.
 
     Raises:
         Mnv3cError: names the first operator that no pattern takes.
     """
+    from mnv3c.frontend.relax_passes.moves import RULES as moves
+
     mod = _fuse(mod, _operator_patterns())
     for var, value in bindings(mod):
-        if operator(value):
+        if operator(value) and operator(value) not in moves:
             raise Mnv3cError(f"operator {operator(value)} is not supported here", var.name)
     return mod
 

@@ -31,7 +31,7 @@ def quads(op):
 
 def legal(op, target):
     table = {
-        "band_rows": tuple(range(1, rows(op) + 1)),
+        "band_rows": range(1, rows(op) + 1),
         "blocks": (1, 2, 3, 4),
         "weights": ("registers", "memory"),
         "start": ("registers", "table"),
@@ -41,7 +41,7 @@ def legal(op, target):
     if op.number("out"):
         table |= pointwise.inner(op, op.number("channels"), op.number("out"), "channel", "project.")
     else:
-        table["group"] = tuple(range(1, quads(op) + 1))
+        table["group"] = range(1, quads(op) + 1)
     return table
 
 

@@ -8,9 +8,17 @@ from mnv3c.tuning import space
 pointwise = space.table_of("pointwise")
 
 
-def legal(op, target):
+def depth(op):
+    """Values of a window; `i8mm` gathers the first layer's in whole groups of 8."""
     height, width = op.pair("kernel")
-    return pointwise.inner(op, height * width * op.number("in"), op.number("out"), "channel")
+    values = height * width * op.number("in")
+    row = (3 * op.pair("stride")[1] + width) * op.number("in")
+    first_layer = row <= 64 and values <= 64
+    return -(-values // 8) * 8 if op.path == "i8mm" and first_layer else values
+
+
+def legal(op, target):
+    return pointwise.inner(op, depth(op), op.number("out"), "channel")
 
 
 def default(op, target):

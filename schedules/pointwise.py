@@ -9,6 +9,8 @@
 | `chunk`  | blocks of 4 pixels       | input that stays in L1 while all weights stream past it            |
 """
 
+from collections.abc import Sequence
+
 from mnv3c.tuning.space import Op, Table, divisors, spread
 
 # Sums of a tile: 4 pixels by 4 channels are 4 registers; beside 24 there is room for operands.
@@ -39,7 +41,7 @@ def unrolls(op: Op, depth: int) -> tuple[int, ...]:
 
 def inner(op: Op, depth: int, out: int, lanes: str, prefix: str = "") -> Table:
     """The knobs of the kernel alone, for ``depth`` input and ``out`` output channels."""
-    table: dict[str, tuple[int | str, ...]] = {f"{prefix}tile": tiles(op, out, lanes)}
+    table: dict[str, Sequence[int | str]] = {f"{prefix}tile": tiles(op, out, lanes)}
     if unrolls(op, depth):
         table[f"{prefix}unroll"] = unrolls(op, depth)
     if op.path == "dotprod":
@@ -75,7 +77,7 @@ def legal(op, target):
     pooled = op.number("sum") == 1
     table = dict(inner(op, op.number("in"), op.number("out"), "pixel" if pooled else "channel"))
     if not pooled:
-        table["chunk"] = tuple(range(1, blocks(op) + 1))
+        table["chunk"] = range(1, blocks(op) + 1)
     return table
 
 

@@ -21,6 +21,7 @@ _COMMANDS = {
     "quantize": "Quantise a network: accuracy beside float, a report, a file to compile later.",
     "eval": "Top-1, top-5 and agreement with float on labelled images.",
     "tune": "Search the fastest schedules for a core, simulated or real.",
+    "latency": "What each layer costs on a core: the table that architecture search looks up.",
     "bench": "What a library costs on a core: instructions, cycles, memory, layer by layer.",
     "device": "Phones and boards that measure for tuning: serve, build, push, list, ping.",
     "inspect": "Layers, shapes, MACs, parameters and memory map of a model or a library.",

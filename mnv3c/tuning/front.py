@@ -1,9 +1,9 @@
-"""``mnv3c tune`` as functions: from a model's name to a file of records."""
+"""``mnv3c tune`` and ``mnv3c latency`` as functions: from a model's name to records and tables."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from mnv3c.paths import registry
 from mnv3c.targets import Target
 from mnv3c.toolchain import find
 from mnv3c.tuning import records, report
+from mnv3c.tuning.apply import sources
 from mnv3c.tuning.devices import SIMULATED, open_device
 from mnv3c.tuning.journal import Journal
+from mnv3c.tuning.latency import Block, Entry, Meter
 from mnv3c.tuning.records import Records
 from mnv3c.tuning.session import Outcome, Progress, Session, Settings
 
@@ -186,3 +188,51 @@ def facts(done: Tuned, seconds: float) -> Mapping[str, Any]:
         ],
         "seconds": round(seconds, 1),
     }
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """A latency table: ``layers`` of the network, or ``blocks`` of a grid; the other one is empty."""
+
+    name: str
+    core: str
+    device: str
+    unit: str
+    layers: tuple[Entry, ...]
+    blocks: tuple[Block, ...]
+
+
+def latency(
+    model: str,
+    target: str,
+    *,
+    device: str = SIMULATED,
+    grid: bool = False,
+    files: Sequence[Path] = (),
+    untuned: bool = False,
+    path: str | None = None,
+    cc: str | None = None,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> Latencies:
+    """Measure the layers of a network, or a grid of blocks in their places.
+
+    Raises:
+        Mnv3cError: as ``tune``; records that cannot be used.
+    """
+    core = targets.get(target)
+    chosen = tuned_path(core, path)
+    compiler = compiler_name(cc)
+    family = compiler.split()[0]
+    known: list[Records] = []
+    if not untuned:
+        known, _ = sources(core, family, files)
+    graph = integer_graph(model, **options)
+    opened = open_device(device, core, cc=cc)
+    try:
+        meter = Meter(chosen, core, opened, Journal(None, opened.name, compiler), known, family, tell)
+        layers = () if grid else tuple(meter.network(graph))
+        blocks = tuple(meter.grid(graph, int(options.get("seed", 0)))) if grid else ()
+        return Latencies(graph.name, core.name, opened.name, opened.unit, layers, blocks)
+    finally:
+        opened.close()

@@ -31,15 +31,14 @@ class Journal:
         if file is None:
             return
         try:
-            if file.is_file():
-                self._read(file.read_text(encoding="utf-8", errors="replace"))
+            before = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+            self._read(before)
             file.parent.mkdir(parents=True, exist_ok=True)
             self._file = file.open("a", encoding="utf-8")
+            if before and not before.endswith("\n"):
+                self._file.write("\n")
         except OSError as error:
             raise Mnv3cError(f"cannot write: {error.strerror}", str(file)) from None
-
-    def __len__(self) -> int:
-        return len(self._costs)
 
     def get(self, key: str) -> float | None:
         """The cost of a candidate measured before; infinite where it failed."""

@@ -137,7 +137,7 @@ def _record(entry: Any, index: int, core: Target, file: Path) -> Record:
     op = Op(entry["operator"], entry["path"], tuple(entry["shape"].items()))
     try:
         space.check(entry["schedule"], op, core, place)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, ArithmeticError) as error:
         raise Mnv3cError(
             f"damaged records: the shape of {op.operator} is not complete ({error})", place
         ) from None

@@ -22,8 +22,9 @@ from mnv3c.tuning.tasks import Layer, Task
 
 # Schedules of an operator in a round, and candidates handed to a device at once.
 _ROUND, _BATCH = 8, 32
-# An operator is searched if the best network with it costs at most this part of it more than the best of all.
-_PROMISING = 0.3
+# Other block shapes and fusions are searched if the best network with them costs at most this part of the
+# operator more than the best of all.
+_PROMISING = 0.1
 # Parts of a network's cost from which on an operator gets all trials, and half of them; others get one round.
 _LARGE, _SMALL = 0.02, 0.004
 # Finished operators that give hints to one like them.
@@ -144,7 +145,7 @@ class Session:
         try:
             self._defaults("default schedules", dict.fromkeys(layer.op for layer in self._own))
             self._defaults("other block shapes and fusions", dict.fromkeys(v.op for v in self._variants))
-            complete = self._rounds()
+            complete = not self._time_is_up() and self._rounds()
         except KeyboardInterrupt:
             complete = False
         return self._outcome(complete)
@@ -209,17 +210,26 @@ class Session:
                 state.schedules[candidate.key] = search.default
 
     def _rounds(self) -> bool:
-        """Search the promising operators, the costliest first; whether everything was tried."""
+        """Search the operators of the best network, then what may replace them; whether all was tried."""
+        best = self._plan()
+        count = Counter(layer.op for layer in best.layers)
+        weights = {op: self._states[op].default_cost * n for op, n in count.items() if op in self._states}
+        if not self._search("search", weights, best.cost, 1):
+            return False
         best = self._plan()
         slack = network.slack(self._graph, self._variants, self._own, self._cost, best)
-        count = Counter(layer.op for layer in best.layers)
-        weights = {}
-        for op, state in self._states.items():
-            cost = state.default_cost * max(count[op], 1)
-            if space.tunable(op.operator) and slack.get(op, math.inf) <= _PROMISING * state.default_cost:
-                weights[op] = cost
-        order = sorted(weights, key=lambda op: (-weights[op], op.key))
-        trials = {op: self._trials(op, weights[op] / best.cost) for op in order}
+        rivals = {
+            op: state.default_cost
+            for op, state in self._states.items()
+            if op not in count and slack.get(op, math.inf) <= _PROMISING * state.default_cost
+        }
+        return self._search("search other block shapes and fusions", rivals, best.cost, 2)
+
+    def _search(self, step: str, weights: Mapping[Op, float], whole: float, divisor: int) -> bool:
+        """Search operators, the costliest first; false if time was up."""
+        some_knobs = [op for op in weights if space.tunable(op.operator)]
+        order = sorted(some_knobs, key=lambda op: (-weights[op], op.key))
+        trials = {op: self._trials(op, weights[op] / whole / divisor) for op in order}
         self._planned = self._measured + self._known + sum(trials.values())
         for some in _batches(order, _BATCH // _ROUND):
             for op in some:
@@ -228,7 +238,7 @@ class Session:
             while going:
                 if self._time_is_up():
                     return False
-                finished = self._round(going, trials)
+                finished = self._round(step, going, trials)
                 going = [op for op in going if op not in finished]
             self._finished += some
         return True
@@ -251,7 +261,7 @@ class Session:
                 hints.append({k: v for k, v in schedule.items() if v != state.search.default[k]})
         return hints
 
-    def _round(self, ops: Sequence[Op], trials: Mapping[Op, int]) -> set[Op]:
+    def _round(self, step: str, ops: Sequence[Op], trials: Mapping[Op, int]) -> set[Op]:
         """A few schedules of each operator; those that have no more to try."""
         batch: list[tuple[Op, Candidate, Schedule]] = []
         asked: list[tuple[Op, Schedule, str]] = []
@@ -267,7 +277,7 @@ class Session:
                 asked.append((op, schedule, candidate.key))
                 state.schedules.setdefault(candidate.key, schedule)
                 batch.append((op, candidate, schedule))
-        costs = self._measure("search", batch)
+        costs = self._measure(step, batch)
         for op, schedule, key in asked:
             self._states[op].search.tell(schedule, costs[key])
         return finished

@@ -8,7 +8,7 @@ This model takes LLVM's latencies and units alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from mnv3c.bench.llvm import Timing, Use
 from mnv3c.bench.operands import Operands, parse
@@ -34,6 +34,19 @@ class _Core:
     @property
     def now(self) -> float:
         return self._cycle + self._issued / self._width
+
+    def state(self) -> Hashable:
+        """All that later cycles depend on, relative to now: equal states have equal futures."""
+        registers = []
+        for register, ready in self._ready.items():
+            name, issued = self._producer.get(register, ("", 0))
+            waits = max(ready - self._cycle, 0), max(issued + _ACCUMULATOR_FORWARDING - self._cycle, 0)
+            if any(waits):
+                registers.append((register, name, waits))
+        # Which of several free units is taken depends on who was free first.
+        units = sorted(self._free, key=lambda unit: self._free[unit])
+        busy = tuple(max(self._free[unit] - self._cycle, 0.0) for unit in units)
+        return self._issued, tuple(sorted(registers)), tuple(units), busy
 
     def issue(self, operands: Operands, timing: Timing) -> None:
         start = float(self._cycle)
@@ -87,10 +100,16 @@ def block_cycles(texts: Sequence[str], timings: Mapping[str, Timing], width: int
     """
     core = _Core(width)
     steps = [(parse(t), timings[t]) for t in texts]
-    begin = 0.0
-    for iteration in range(_WARM_UP + _MEASURED):
-        if iteration == _WARM_UP:
-            begin = core.now
+    ends = [core.now]
+    seen = {core.state(): 0}
+    for iteration in range(1, _WARM_UP + _MEASURED + 1):
         for operands, timing in steps:
             core.issue(operands, timing)
-    return (core.now - begin) / _MEASURED
+        ends.append(core.now)
+        first = seen.setdefault(core.state(), iteration)
+        if first < iteration:  # from here on everything repeats
+            period = iteration - first
+            while len(ends) <= _WARM_UP + _MEASURED:
+                ends.append(ends[-period] + ends[iteration] - ends[first])
+            break
+    return (ends[_WARM_UP + _MEASURED] - ends[_WARM_UP]) / _MEASURED

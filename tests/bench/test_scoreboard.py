@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from mnv3c.bench import llvm
+from mnv3c.bench import llvm, scoreboard
 from mnv3c.bench.llvm import Timing, Use
 from mnv3c.bench.operands import parse
 from mnv3c.bench.scoreboard import block_cycles
@@ -180,3 +182,28 @@ def test_units_of_which_any_will_do():
     texts = [f"sdot v{i}.4s, v30.16b, v31.16b" for i in range(8)]
     for order in (texts, texts[::-1], [t for t in texts for _ in range(2)]):
         assert block_cycles(texts, llvm.timings(order, "cortex-a510"), 3) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_block_that_has_settled_is_not_simulated_on(seed):
+    """The shortcut gives what all iterations give."""
+    rng = random.Random(seed)
+    kinds = [
+        timing(rng.randint(1, 8), rng.randint(1, 3), *rng.sample("abc", rng.randint(1, 2))) for _ in range(4)
+    ]
+    lines = []
+    for _ in range(rng.randint(2, 25)):
+        to, x, y = (rng.randrange(6) for _ in range(3))
+        lines.append((f"sdot v{to}.4s, v{x}.16b, v{y}.16b", kinds[0]))
+        lines.append((f"ldr q{x}, [x{y}], #16", kinds[1]))
+        lines.append((f"add x{to}, x{x}, x{y}", rng.choice(kinds[2:])))
+    chosen = rng.sample(lines, rng.randint(1, len(lines)))
+    core = scoreboard._Core(2)
+    ends = [core.now]
+    for _ in range(24):
+        for text, cost in chosen:
+            core.issue(parse(text), cost)
+        ends.append(core.now)
+    texts = [f"{text} // {i}" for i, (text, _) in enumerate(chosen)]
+    timings = dict(zip(texts, (cost for _, cost in chosen), strict=True))
+    assert block_cycles(texts, timings, 2) == pytest.approx((ends[24] - ends[12]) / 12, abs=1e-9)

@@ -97,7 +97,7 @@ class SimulatedDevice:
         built = self._builder.objects(batch)
         self._batches += 1
         program = Path(self._folder.name, f"batch-{self._batches}")
-        arguments = ("-static", "-fno-pie", "-no-pie")
+        arguments = ("-static", "-fno-pie", "-no-pie", "-Wl,-z,separate-code")
         numbers, unlinked = self._builder.link(batch, built, program, (self._harness,), arguments)
         results: dict[int, Measurement] = {
             i: Measurement(batch[i].key, Status.FAILED_TO_BUILD, unit=self.unit, detail=reason)

@@ -190,6 +190,8 @@ def _tell(output: Output, done: Any, seconds: float) -> None:
     )
     for op, schedule, reason in outcome.failed[:10]:
         output.note(f"failed: {op}: {report.schedule_text(schedule)}: {reason}")
+    for note in outcome.notes:
+        output.note(note)
     if not outcome.complete:
         output.note("not everything was tried; the same command goes on from here")
     output.text(

@@ -172,6 +172,7 @@ def facts(done: Tuned, seconds: float) -> Mapping[str, Any]:
         "measured": o.measured,
         "known": o.known,
         "complete": o.complete,
+        "notes": list(o.notes),
         "failed": [{"operator": op, "schedule": dict(s), "reason": r} for op, s, r in o.failed],
         "layers": [
             {

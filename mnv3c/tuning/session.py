@@ -12,7 +12,7 @@ from mnv3c.codegen.program import Schedule
 from mnv3c.ir.graph import Graph
 from mnv3c.targets import Target
 from mnv3c.tuning import network, space, tasks
-from mnv3c.tuning.devices.base import Candidate, Device, Measurement
+from mnv3c.tuning.devices.base import Candidate, Device, Measurement, Status
 from mnv3c.tuning.journal import Journal
 from mnv3c.tuning.network import Plan
 from mnv3c.tuning.records import Record
@@ -74,6 +74,7 @@ class Outcome:
         measured, known: candidates measured, and found in the journal.
         failed: what did not work: operator, schedule, reason.
         ranked: of each operator the schedules that were measured, cheapest first.
+        notes: the device's, about its measurements.
         complete: false if time or the user ended the search.
     """
 
@@ -86,6 +87,7 @@ class Outcome:
     known: int
     failed: tuple[tuple[str, Schedule, str], ...]
     ranked: Mapping[Op, Sequence[Schedule]]
+    notes: tuple[str, ...]
     complete: bool
 
 
@@ -306,7 +308,8 @@ class Session:
         return costs
 
     def _keep(self, m: Measurement, op: Op, _: Candidate, schedule: Schedule) -> None:
-        self._journal.add(m.key, m.cost if m.ok else math.inf)
+        if m.status is not Status.LOST:  # a device that comes back may be asked again
+            self._journal.add(m.key, m.cost if m.ok else math.inf)
         if not m.ok:
             self._failed.append((op.key, schedule, f"{m.status.value}: {m.detail}"))
 
@@ -336,6 +339,7 @@ class Session:
             self._known,
             tuple(self._failed),
             {op: state.search.ranked() for op, state in self._states.items()},
+            tuple(self._device.notes),
             complete,
         )
 

@@ -40,6 +40,7 @@ class MadeUpDevice:
         fails: Callable[[Candidate], bool] = lambda candidate: False,
     ) -> None:
         self.name = "made up"
+        self.notes: tuple[str, ...] = ()
         self.seen: list[str] = []
         self._cost, self._stop_after, self._fails = cost, stop_after, fails
         self._batches = 0

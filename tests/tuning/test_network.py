@@ -77,7 +77,7 @@ def test_the_plan_is_the_best_of_all_plans(seed):
     costs = {op: float(rng.integers(100, 6000)) for op in ops}
     found = planning.plan(graph, variants, own, costs.get)
     plans = list(every_plan(graph, variants))
-    assert len(plans) > 100
+    assert len(plans) > 90
     assert found.cost == total(graph, found.layers, costs) == min(total(graph, p, costs) for p in plans)
 
 

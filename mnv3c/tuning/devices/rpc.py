@@ -136,16 +136,16 @@ class Link:
 
         Raises:
             LinkLost: the connection broke.
-            Mnv3cError: the device cannot load it.
+            Mnv3cError: the device refuses it.
         """
         if self._loaded == shared_object:
             return
         data = shared_object.read_bytes()
-        try:
-            self.ask(_CALL_SECONDS + len(data) / _SLOWEST_LINK, "load", data)
-        except Mnv3cError as error:
-            # TVM's client reports a broken connection by an exception like any other.
-            raise LinkLost(error.message) from None
+        refused = self.ask(_CALL_SECONDS + len(data) / _SLOWEST_LINK, "load", data)
+        if refused:
+            raise Mnv3cError(
+                f"the device cannot load code for 64-bit Arm Linux: {refused}", str(self.address)
+            )
         self._loaded = shared_object
 
     def ask(self, timeout: float, method: str, *arguments: Any) -> Any:
@@ -339,6 +339,10 @@ class RpcDevice:
         self._folder.cleanup()
 
 
+class _Away(Exception):
+    """A device that measures nothing more in this batch; says why."""
+
+
 class _Batch:
     """A batch while it is measured: what waits, and what is known. Shared by the threads of the links."""
 
@@ -366,11 +370,13 @@ class _Batch:
         done: list[int] = []
         try:
             for place in self._take():
-                measurement = self._one(link, place)
+                try:
+                    measurement = self._one(link, place)
+                except _Away as away:
+                    self._put(place, Measurement(self._batch[place].key, Status.LOST, detail=str(away)))
+                    return
                 self._put(place, measurement)
                 done.append(place)
-                if measurement.status is Status.LOST and "come" in measurement.detail:
-                    return
             self._look_for_drift(link, done)
         except Exception as error:
             self.error = self.error or error
@@ -403,8 +409,7 @@ class _Batch:
             try:
                 link.connect(self._patience)
             except LinkLost as error:
-                detail = f"the device did not come back within {self._patience:.0f} s: {error}"
-                return Measurement(candidate.key, Status.LOST, detail=detail)
+                raise _Away(f"the device did not come back within {self._patience:.0f} s: {error}") from None
             try:
                 link.load(self._target)
                 if self.identity is None:
@@ -413,6 +418,8 @@ class _Batch:
                 return self._measured(link, place)
             except LinkLost as error:
                 reason = str(error)
+            except Mnv3cError as error:
+                raise _Away(error.message) from None
         detail = f"the connection broke {_ATTEMPTS} times while it was measured: {reason}"
         return Measurement(candidate.key, Status.LOST, detail=detail)
 

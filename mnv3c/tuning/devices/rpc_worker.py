@@ -48,13 +48,23 @@ class _Session:
 
         self._remote = rpc.connect(host, port, key, session_timeout=limit)
 
-    def load(self, data: bytes) -> None:
-        """Send a shared object and load it there, under a new name: the old one may still be in use."""
+    def load(self, data: bytes) -> str:
+        """Send a shared object and load it there, under a new name: the old one may still be in use.
+
+        Returns:
+            Why the device refuses it; empty if it does not.
+        """
         self._batches += 1
         name = f"mnv3c_batch_{self._batches}.so"
         self._remote.upload(bytearray(data), name)
-        self._module = self._remote.load_module(name)
+        try:
+            self._module = self._remote.load_module(name)
+        except Exception as error:
+            # TVM has one kind of exception for all: does the device still answer?
+            self._remote.get_function("tvm.rpc.server.workpath")(name)
+            return _one_line(error)
         self._remote.remove(name)
+        return ""
 
     def identify(self, cpus: int) -> int:
         """What the device says of itself; ``timed.identity`` reads it."""
@@ -76,6 +86,12 @@ class _Session:
         source, sink, report, numbers = (runtime.tensor(a, device) for a in arrays)
         status = int(self._module.get_function("mnv3c_measure")(index, source, sink, report, numbers))
         return status, report.numpy().tolist(), sink.numpy().tobytes()[:output_bytes]
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong, without the trace of the other side."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no reason given'}"
 
 
 def _end_with(parent: int) -> None:
@@ -102,7 +118,7 @@ def main() -> None:
         try:
             answer = (True, getattr(session, method)(*arguments))
         except Exception as error:
-            answer = (False, f"{type(error).__name__}: {' '.join(str(error).split())}")
+            answer = (False, _one_line(error))
         try:
             send(answers, answer)
         except BrokenPipeError:

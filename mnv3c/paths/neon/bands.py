@@ -15,7 +15,7 @@ from mnv3c.paths.neon.context import Context
 from mnv3c.paths.neon.depthwise import Depthwise
 from mnv3c.paths.neon.pointwise import Pointwise
 from mnv3c.paths.neon.shares import Shares
-from mnv3c.paths.neon.steps import Lowered, Step, lower_step
+from mnv3c.paths.neon.steps import Lowered, Step, lower_step, sums_bytes
 from mnv3c.paths.neon.windows import SLACK, Ring, make_ring
 
 _ALIGN = 64
@@ -91,6 +91,8 @@ class _Emitter:
             gather = self.lowered[i].gather
             if gather is not None:
                 self.buffers.append((f"columns{i}", gather.bytes))
+            if steps[i].e.lifted:
+                self.buffers.append((f"sums{i}", sums_bytes(steps[i].y.shape[1])))
 
     @property
     def share_bytes(self) -> int:
@@ -156,10 +158,7 @@ class _Emitter:
             if source is not None:
                 lines = self._produce(index, row, source.row(row))
                 x = source.row(row)
-            assert isinstance(lowered.kernel, Pointwise)
-            lines += lowered.kernel.row(
-                x, step.x.shape[2], to, channels, width, self._residual(index, row)
-            ).split("\n")
+            lines += self._products(lowered, index, x, step.x.shape[2], row, to)
         return lines + lowered.look_up(to, str(width * channels), "0", 1)
 
     def _produce(self, index: int, row: str, to: str) -> list[str]:
@@ -178,10 +177,17 @@ class _Emitter:
         gather = lowered.gather
         assert gather is not None
         call = f"{gather.kernel.name}(window{index}, columns{index}, {width});"
-        residual = self._residual(index, row)
+        return [call, *self._products(lowered, index, f"columns{index}", gather.step, row, to)]
+
+    def _products(self, lowered: Lowered, index: int, x: str, x_step: int, row: str, to: str) -> list[str]:
+        """The matrix product of a row whose operands are at ``x``."""
+        kernel = lowered.kernel
+        assert isinstance(kernel, Pointwise)
+        width, channels = lowered.step.y.shape[1:]
+        sums = f"(int32_t *)(void *)sums{index}" if kernel.lifted else ""
         return [
-            call,
-            *lowered.kernel.row(f"columns{index}", gather.step, to, channels, width, residual).split("\n"),
+            *lowered.pixel_sums(x, x_step, sums, width),
+            *kernel.row(x, x_step, to, channels, width, self._residual(index, row), sums),
         ]
 
     def _residual(self, index: int, row: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from mnv3c.codegen.program import Constant, Kernel
 from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
@@ -70,15 +72,16 @@ def row_tiles(width: int) -> list[tuple[int, int]]:
     return runs
 
 
-def lower_depthwise(label: str, conv: q.QConv, e: Epilogue, width: int) -> Depthwise:
+def lower_depthwise(label: str, conv: q.QConv, taps: np.ndarray, e: Epilogue, width: int) -> Depthwise:
     """Kernels for rows of ``width`` output pixels; input rows carry their padding.
 
     Args:
         label: makes the constant's name unique.
+        taps: int8 or int16 ``[channels, taps]``; the latter's products are of 32 bits at once.
     """
     channels, kh, kw, _ = conv.weight.shape
-    taps = conv.weight.reshape(channels, kh * kw)
-    starts = sixteen_bit_groups(taps)
+    wide = taps.dtype != np.int8
+    starts = [] if wide else sixteen_bit_groups(taps)
     packed = pack_lanes(taps, e.parameters)
     kernels, calls = [], []
     for tiles, pixels in row_tiles(width):
@@ -86,18 +89,19 @@ def lower_depthwise(label: str, conv: q.QConv, e: Epilogue, width: int) -> Depth
         name = (
             f"depthwise_{kh}x{kw}_s{conv.stride[1]}d{conv.dilation[1]}_{pixels}x{BLOCK}_neon"
             f"{'' if channels % BLOCK == 0 else '_ragged'}_{e.label}{f'_cut{cuts}' if cuts else ''}"
+            f"{'_16' if wide else ''}"
         )
         source = render(
             "kernels/neon/depthwise.c.j2",
             name=name,
             e=e,
             kernel=(kh, kw),
-            taps=kh * kw,
+            tap_bytes=BLOCK * kh * kw * taps.dtype.itemsize,
             stride=conv.stride[1],
             aligned=channels % BLOCK == 0,
             group_bytes=packed.shape[1],
             pixels=pixels,
-            lines=_tap_lines(conv, starts, pixels),
+            lines=_wide_lines(conv, pixels) if wide else _tap_lines(conv, starts, pixels),
             columns=_columns(conv, pixels),
         )
         kernels.append(Kernel(name, source))
@@ -135,6 +139,28 @@ def _tap_lines(conv: q.QConv, starts: list[int], pixels: int) -> list[str]:
                     )
                     lines.append(f"low{p} = vaddw_s16({low}, vget_low_s16(s{p}));")
                     lines.append(f"high{p} = vaddw_high_s16({high}, s{p});")
+    return lines
+
+
+def _wide_lines(conv: q.QConv, pixels: int) -> list[str]:
+    """The same for taps of 16 bits."""
+    kh, kw = conv.kernel
+    stride, dilation = conv.stride[1], conv.dilation[1]
+    lines = [f"int32x4_t low{p} = low_bias, high{p} = high_bias;" for p in range(pixels)]
+    for row in range(kh):
+        for t in range(row * kw, row * kw + kw):
+            lines.append(f"const int16x8_t w{t} = vld1q_s16((const int16_t *)(const void *)(v + {16 * t}));")
+        for column in _columns(conv, pixels):
+            x = f"x{row}_{column}"
+            at = f"x{row}{f' + step{column}' if column else ''}"
+            lines.append(f"const int16x8_t {x} = vmovl_s8(vld1_s8({at}));")
+            for p in range(pixels):
+                offset, rest = divmod(column - p * stride, dilation)
+                if rest or not 0 <= offset < kw:
+                    continue
+                w = f"w{row * kw + offset}"
+                lines.append(f"low{p} = vmlal_s16(low{p}, vget_low_s16({x}), vget_low_s16({w}));")
+                lines.append(f"high{p} = vmlal_s16(high{p}, vget_high_s16({x}), vget_high_s16({w}));")
     return lines
 
 

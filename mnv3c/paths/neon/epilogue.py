@@ -22,6 +22,7 @@ class Epilogue:
         kind: ``int8``, ``int16``, ``swish``, ``sigmoid`` or ``residual``.
         shift: left shift of the accumulator.
         right: whether the product is shifted right, with rounding, by a number a channel.
+        lifted: whether a multiple of the pixel's sum is added, by an int16 a channel (``lift.py``).
         units: of biases and multipliers that are stored in 16 bits, powers of two; arguments of the kernel.
         saturate: whether narrowing to 16 bits may saturate.
         offset: whether an int16 a channel is added before the clamp.
@@ -44,6 +45,7 @@ class Epilogue:
     fraction: int = 0
     bias: int = 0
     right: bool = False
+    lifted: bool = False
     units: tuple[int, int] | None = None
     parameters: list[np.ndarray] = field(default_factory=list)
 
@@ -68,7 +70,7 @@ class Epilogue:
     @property
     def word_bytes(self) -> int:
         """Bytes of a block's parameters up to the first of those that the 16-bit results need."""
-        return 8 * (4 if self.units is not None else 12 if self.right else 8)
+        return 8 * (4 if self.units is not None else 12 if self.right else 8) + 16 * self.lifted
 
     @property
     def arguments(self) -> list[str]:
@@ -103,6 +105,8 @@ class Epilogue:
             parts.append(f"a{self.shift}")
         if self.right:
             parts.append("right")
+        if self.lifted:
+            parts.append("lifted")
         if self.units is None:
             parts.append("wide")
         if not self.saturate:
@@ -117,8 +121,12 @@ class Epilogue:
         return "_".join(parts).replace("-", "n")
 
 
-def epilogue_of(graph: Graph, node: q.FusedConv) -> Epilogue | None:
-    """The epilogue of a fused convolution, or ``None`` where it needs a pass of its own (a table)."""
+def epilogue_of(graph: Graph, node: q.FusedConv, lift: np.ndarray | None = None) -> Epilogue | None:
+    """The epilogue of a fused convolution, or ``None`` where it needs a pass of its own (a table).
+
+    Args:
+        lift: int16 ``[out]``, times which the sum of a pixel's inputs is added.
+    """
     conv, act, add = node.conv, node.activation, node.residual
     r = conv.requant
     channels = conv.weight.shape[0]
@@ -126,11 +134,14 @@ def epilogue_of(graph: Graph, node: q.FusedConv) -> Epilogue | None:
     right = r.right is not None
     if r.right is not None:
         parameters.append(-r.right.astype(np.int32))  # a left shift by less than nothing
+    if lift is not None:
+        parameters.append(lift)
     lowest, highest = (-32769, 32768) if right else requantised_range(conv)
     saturate = lowest < -32768 or highest > 32767
     if isinstance(act, q.QLut):
         return None
     e = Epilogue("int8", r.shift, saturate, right=right, units=units, parameters=parameters)
+    e = replace(e, lifted=lift is not None)
     if isinstance(act, q.QHardSwish):
         parameters += [_each(act.multiplier, channels)]
         offset = bool(act.offset.any())

@@ -77,7 +77,7 @@ def pack_lanes(weight: np.ndarray, parameters: list[np.ndarray]) -> np.ndarray:
     """Constants of a channel-wise kernel: for each block of 8 channels its taps, then its parameters.
 
     Args:
-        weight: int8 ``[channels, taps]``, ``channels >= 8``.
+        weight: int8 or int16 ``[channels, taps]``, ``channels >= 8``.
         parameters: arrays ``[channels]``.
 
     Returns:
@@ -86,7 +86,7 @@ def pack_lanes(weight: np.ndarray, parameters: list[np.ndarray]) -> np.ndarray:
     rows = []
     for start in block_starts(weight.shape[0]):
         stop = start + BLOCK
-        parts = [np.ascontiguousarray(weight[start:stop].T).reshape(-1)]
+        parts = [np.ascontiguousarray(weight[start:stop].T).reshape(-1).view(np.int8)]
         parts += [np.ascontiguousarray(p[start:stop]).view(np.int8) for p in parameters]
         rows.append(np.concatenate(parts))
     return np.stack(rows)

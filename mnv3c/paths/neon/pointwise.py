@@ -43,6 +43,7 @@ class Pointwise:
     looped: bool
     sizes: tuple[int, ...]
     residual: bool
+    lifted: bool
     arguments: list[str]
 
     @property
@@ -58,10 +59,14 @@ class Pointwise:
         most = max(1, CHUNK_BYTES // self.block_bytes)
         return -(-self.blocks // -(-self.blocks // most))  # of equal size
 
-    def row(self, x: str, x_step: int, y: str, y_step: int, pixels: int, residual: str = "") -> str:
+    def row(
+        self, x: str, x_step: int, y: str, y_step: int, pixels: int, residual: str = "", sums: str = ""
+    ) -> list[str]:
         """C statements for a row of ``pixels`` pixels; ``x``, ``y``, ``residual`` are typed pointers in C."""
-        lines = [self.run(x, x_step, y, str(y_step), pixel_runs(pixels), residual, blocks=str(self.blocks))]
-        return "\n".join([*lines, *self.rest(x, x_step, y, str(y_step), pixel_runs(pixels), residual)])
+        runs = pixel_runs(pixels)
+        blocks = str(self.blocks)
+        line = self.run(x, x_step, y, str(y_step), runs, residual, blocks=blocks, sums=sums)
+        return [line, *self.rest(x, x_step, y, str(y_step), runs, residual, sums=sums)]
 
     def rest(
         self,
@@ -72,13 +77,14 @@ class Pointwise:
         runs: Mapping[int, int | str],
         residual: str = "",
         blocks: str = "1",
+        sums: str = "",
     ) -> list[str]:
         """The call for the channels behind the last whole block, if any; it overlaps that one."""
         if self.channels % BLOCK == 0:
             return []
         shift = f" + {self.channels - BLOCK}"
         residual = f"{residual}{shift}" if self.residual else ""
-        return [self.run(x, x_step, f"{y}{shift}", y_step, runs, residual, str(self.blocks), blocks)]
+        return [self.run(x, x_step, f"{y}{shift}", y_step, runs, residual, str(self.blocks), blocks, sums)]
 
     def chunks(
         self,
@@ -90,11 +96,12 @@ class Pointwise:
         residual: str,
         begin: str,
         end: str,
+        sums: str = "",
     ) -> str:
         """C for many pixels and the blocks from ``begin`` to ``end``, a chunk at a time."""
         count = f"{end} - b < {self.chunk} ? {end} - b : {self.chunk}"
         shifted = f"{residual} + 8 * b" if self.residual else ""
-        call = self.run(x, x_step, f"{y} + 8 * b", y_step, runs, shifted, "b", count)
+        call = self.run(x, x_step, f"{y} + 8 * b", y_step, runs, shifted, "b", count, sums)
         return f"for (int32_t b = {begin}; b < {end}; b += {self.chunk}) {{\n  {call}\n}}"
 
     def run(
@@ -107,15 +114,18 @@ class Pointwise:
         residual: str,
         first_block: str = "",
         blocks: str = "",
+        sums: str = "",
     ) -> str:
         """One call for ``blocks`` blocks from ``first_block`` on; ``y`` and ``residual`` are at its channels.
 
         Args:
+            sums: of the pixels, where the weights are lifted.
             runs: size of a tile to how many there are, in C.
         """
         w = self.constant.name + (f" + {first_block} * {self.block_bytes}" if first_block else "")
         arguments = [x, str(x_step), w, y, y_step]
         arguments += [residual] if self.residual else []
+        arguments += [sums] if self.lifted else []
         arguments += [*(str(runs.get(size, 0)) for size in self.sizes), blocks]
         arguments += self.arguments
         arguments += [str(self.depth)] if self.looped else []
@@ -156,5 +166,6 @@ def lower_pointwise(label: str, weight: np.ndarray, e: Epilogue, pixels: int) ->
         looped=depth.looped,
         sizes=tuple(sizes),
         residual=e.kind == "residual",
+        lifted=e.lifted,
         arguments=e.arguments,
     )

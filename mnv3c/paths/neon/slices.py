@@ -13,7 +13,7 @@ from mnv3c.paths.neon.depthwise import Depthwise
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.pointwise import Pointwise, pixel_runs
 from mnv3c.paths.neon.shares import CANDIDATES, Shares, efficiency
-from mnv3c.paths.neon.steps import Step, lower_step
+from mnv3c.paths.neon.steps import Step, lower_step, sums_bytes
 from mnv3c.paths.neon.sums import SUM_PIXELS, sum_call, sum_kernel
 from mnv3c.paths.neon.windows import SLACK, make_ring
 
@@ -48,8 +48,10 @@ def lower_slices(context: Context, expand: Step, middle: Step, shares: Shares) -
     runs = pixel_runs(expand.y.shape[1])
     row = ring.row("next1")
     x_row = context.row(expand.node.inputs[0], "next1")
-    produce = first.kernel.run(x_row, expand.x.shape[2], row, "channels", runs, "", "block", "blocks")
-    filled = "\n".join([produce, *first.look_up(row, f"{expand.y.shape[1]} * channels", "0", 1)])
+    depth = expand.x.shape[2]
+    produce = first.kernel.run(x_row, depth, row, "channels", runs, "", "block", "blocks", "sums")
+    totals = first.pixel_sums(x_row, depth, "sums", expand.y.shape[1])
+    filled = "\n".join([*totals, produce, *first.look_up(row, f"{expand.y.shape[1]} * channels", "0", 1)])
     out = middle.node.outputs[0]
     to = f"{context.row(out, 'y', const=False)} + 8 * block"
     lines = [
@@ -71,11 +73,20 @@ def lower_slices(context: Context, expand: Step, middle: Step, shares: Shares) -
     begin = shares.begin if together else shares.edge("share")
     end = shares.end if together else shares.edge("(share + 1)")
     ring_bytes = BLOCK * g.rows * g.padded_width  # of a block
+    scratch = [Region(f"{middle.label}_scratch", ring_bytes * (channels // BLOCK) + SLACK, 64)]
+    own_sums = []
+    if expand.e.lifted:
+        size = -(-sums_bytes(expand.y.shape[1]) // 64) * 64
+        scratch.append(Region(f"{middle.label}_sums", shares.parts * size, 64))
+        own = shares.first if together else "share"
+        at = f" + {own} * {size}" if own != "0" else ""
+        own_sums = [f"int32_t *const sums = (int32_t *)(void *)(R_{middle.label}_sums{at});"]
     inner = [
         f"const int32_t block = {begin};",
         f"const int32_t blocks = {end} - block;" if begin != "0" else f"const int32_t blocks = {end};",
         "const int32_t channels = 8 * blocks;",
         f"int8_t *const ring1 = (int8_t *)R_{middle.label}_scratch + block * {ring_bytes};",
+        *own_sums,
         *([prepared] if (prepared := ring.prepare("block")) else []),
         *clear,
         "int32_t next1 = 0;",
@@ -95,5 +106,5 @@ def lower_slices(context: Context, expand: Step, middle: Step, shares: Shares) -
         "\n".join(inner),
         (*ring.kernels, *first.kernels, *second.kernels, *sums_used),
         (*ring.constants, *first.constants, *second.constants),
-        (Region(f"{middle.label}_scratch", g.rows * g.padded_width * channels + SLACK, 64),),
+        tuple(scratch),
     )

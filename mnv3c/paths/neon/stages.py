@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnv3c.codegen.program import Constant, Kernel, Stage
+from mnv3c.codegen.program import Constant, Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
@@ -15,7 +15,7 @@ from mnv3c.paths.neon.epilogue import pool_epilogue
 from mnv3c.paths.neon.pack import BLOCK, Strided, pack_lanes
 from mnv3c.paths.neon.pointwise import Pointwise, pixel_runs
 from mnv3c.paths.neon.shares import Shares, cut, efficiency
-from mnv3c.paths.neon.steps import Step, lower_step, step_of
+from mnv3c.paths.neon.steps import Step, lower_step, step_of, sums_bytes
 from mnv3c.paths.neon.sums import sum_code, sum_kernel
 from mnv3c.paths.ref.stages import lower_node as lower_portable
 
@@ -66,6 +66,15 @@ def _pointwise(context: Context, step: Step) -> Stage:
     residual = context.pointer(step.residual) if step.residual is not None else ""
     runs: dict[int, int | str] = dict(pixel_runs(pixels))
     sums = node.channel_sum is not None
+    totals = -(-sums_bytes(pixels) // 64) * 64  # of the pixels, where the weights are lifted
+
+    def totals_of(shares: Shares, count: str) -> list[str]:
+        if not kernel.lifted:
+            return []
+        at = f"R_{step.label}_totals + {shares.first} * {totals}"
+        pointer = f"int32_t *const totals = (int32_t *)(void *)({at});"
+        return [pointer, *lowered.pixel_sums(from_, depth, "totals", count)]
+
     large = node.conv.weight.size * pixels >= LEAST_MACS
     # Whole tiles of 4 pixels are shared out, the smaller ones are the last share's.
     tiles = Shares(int(runs.get(4, 0)), 1)
@@ -82,15 +91,18 @@ def _pointwise(context: Context, step: Step) -> Stage:
         from_ += f" + first * {4 * depth}"
         to += f" + first * {4 * columns}"
         residual += f" + first * {4 * columns}" if residual else ""
-        lines.append(kernel.chunks(from_, depth, to, str(columns), runs, residual, "0", str(kernel.blocks)))
-        lines += kernel.rest(from_, depth, to, str(columns), runs, residual)
         own = " + ".join(["4 * tiles", *rest])
+        lines += totals_of(tiles, own)
+        blocks_ = str(kernel.blocks)
+        lines.append(kernel.chunks(from_, depth, to, str(columns), runs, residual, "0", blocks_, "totals"))
+        lines += kernel.rest(from_, depth, to, str(columns), runs, residual, sums="totals")
         lines += lowered.look_up(to, f"({own}) * {columns}", "0", 1)
     else:
         shares = blocks
         lines = [f"const int32_t begin = {blocks.begin};", f"const int32_t end = {blocks.end};"]
-        lines.append(kernel.chunks(from_, depth, to, str(columns), runs, residual, "begin", "end"))
-        lines += kernel.rest(from_, depth, to, str(columns), runs, residual, blocks.with_last(1))
+        lines += totals_of(blocks, str(pixels))
+        lines.append(kernel.chunks(from_, depth, to, str(columns), runs, residual, "begin", "end", "totals"))
+        lines += kernel.rest(from_, depth, to, str(columns), runs, residual, blocks.with_last(1), "totals")
         if blocks.parts > 1:
             lines += lowered.look_up(f"{to} + 8 * begin", "8 * (end - begin)", str(columns), pixels)
         else:
@@ -105,6 +117,7 @@ def _pointwise(context: Context, step: Step) -> Stage:
         reads=tuple(dict.fromkeys(context.regions[i] for i in node.inputs)),
         writes=tuple(context.regions[o] for o in node.outputs),
         body="\n".join(lines) + "\n",
+        scratch=(Region(f"{step.label}_totals", shares.parts * totals, 64),) if kernel.lifted else (),
         in_place=_residual_in_place(context, step),
         kernels=(*lowered.kernels, *((sum_kernel(),) if sums else ())),
         constants=lowered.constants,

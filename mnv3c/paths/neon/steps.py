@@ -14,6 +14,7 @@ from mnv3c.ir.graph import Node, Tensor
 from mnv3c.paths.neon.context import Context
 from mnv3c.paths.neon.depthwise import Depthwise, lower_depthwise
 from mnv3c.paths.neon.epilogue import Epilogue, epilogue_of
+from mnv3c.paths.neon.lift import split_weights
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.pointwise import Pointwise, lower_pointwise
 from mnv3c.paths.neon.windows import Gather, Geometry, Padding, geometry_of, lower_gather
@@ -29,12 +30,14 @@ class Step:
     Attributes:
         kind: ``pointwise``; ``depthwise`` or ``window`` (gathered), which read several rows of ``x``.
         table: looked up in each row once that is complete.
+        weight: int8; int16 ``[out, taps]`` of a depthwise convolution with 9 bits.
     """
 
     node: q.FusedConv
     kind: str
     e: Epilogue
     table: q.QLut | None
+    weight: np.ndarray
     x: Tensor
     y: Tensor
 
@@ -62,15 +65,10 @@ class Step:
 
 
 def as_fused(node: Node | None) -> q.FusedConv | None:
-    """A convolution as a fused one, whether or not anything is fused to it.
-
-    ``None`` for other nodes, and for a convolution whose weights need 16 bits.
-    """
+    """A convolution as a fused one, whether or not anything is fused to it; ``None`` for other nodes."""
     if isinstance(node, q.QConv):
         node = q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
-    if not isinstance(node, q.FusedConv) or node.conv.weight.dtype != np.int8:
-        return None
-    return node
+    return node if isinstance(node, q.FusedConv) else None
 
 
 def step_of(context: Context, node: Node | None) -> Step | None:
@@ -88,7 +86,13 @@ def step_of(context: Context, node: Node | None) -> Step | None:
         bare = dataclasses.replace(
             conv_node, activation=None, channel_sum=None, outputs=conv_node.outputs[:1]
         )
-    e = epilogue_of(context.graph, bare)
+    weight, lift = conv.weight.reshape(y.shape[2], -1), None
+    if weight.dtype != np.int8 and not conv.depthwise:
+        split = split_weights(weight)
+        if split is None:
+            return None
+        weight, lift = split
+    e = epilogue_of(context.graph, bare, lift)
     if e is None or y.shape[2] < BLOCK:
         return None
     if conv.depthwise:
@@ -100,7 +104,7 @@ def step_of(context: Context, node: Node | None) -> Step | None:
     else:
         pieces = conv.kernel[0] * (1 if conv.dilation[1] == 1 else conv.kernel[1])
         kind = "window" if pieces <= MOST_PIECES else ""
-    return Step(conv_node, kind, e, table, x, y) if kind else None
+    return Step(conv_node, kind, e, table, weight, x, y) if kind else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +119,8 @@ class Lowered:
     def kernels(self) -> tuple[Kernel, ...]:
         gather = (self.gather.kernel,) if self.gather is not None else ()
         table = (look_up_kernel(),) if self.step.table is not None else ()
-        return (*gather, *self.kernel.kernels, *table)
+        sums = (_pixel_sums_kernel(),) if self.step.e.lifted else ()
+        return (*gather, *sums, *self.kernel.kernels, *table)
 
     @property
     def constants(self) -> tuple[Constant, ...]:
@@ -143,6 +148,12 @@ class Lowered:
         block = self.kernel.block_bytes
         return Padding(f"{self.kernel.constant.name} + {block - BLOCK}", block)
 
+    def pixel_sums(self, x: str, x_step: int, sums: str, pixels: int | str) -> list[str]:
+        """C that sums the inputs of ``pixels`` pixels, ``x_step`` bytes apart, if the kernel needs that."""
+        if not self.step.e.lifted:
+            return []
+        return [f"pixel_sums_neon({x}, {x_step}, {sums}, {pixels}, {self.step.weight.shape[1]});"]
+
     def look_up(self, row: str, channels: str, step: str, pixels: int) -> list[str]:
         """C that looks up ``pixels`` times ``channels`` values, ``step`` bytes apart."""
         if self.step.table is None:
@@ -154,12 +165,20 @@ def lower_step(context: Context, step: Step, pixels: int | None = None) -> Lower
     """Kernels that compute rows of ``step``, or ``pixels`` pixels at a time."""
     conv, label, width = step.node.conv, step.label, pixels or step.y.shape[1]
     if step.kind == "depthwise":
-        row = lower_depthwise(label, conv, step.e, width)
+        row = lower_depthwise(label, conv, step.weight, step.e, width)
         context.remember_offsets(step.node.outputs[0], row.constant, step.e)
         return Lowered(step, row, None)
-    weight = conv.weight.reshape(step.y.shape[2], -1)
     gather = lower_gather(conv, step.geometry) if step.kind == "window" else None
-    return Lowered(step, lower_pointwise(label, weight, step.e, width), gather)
+    return Lowered(step, lower_pointwise(label, step.weight, step.e, width), gather)
+
+
+def sums_bytes(pixels: int) -> int:
+    """Scratch for the sums of so many pixels, which are read 4 at a time."""
+    return 4 * (pixels + 3)
+
+
+def _pixel_sums_kernel() -> Kernel:
+    return Kernel("pixel_sums_neon", render("kernels/neon/pixel_sums.c.j2"))
 
 
 def look_up_kernel() -> Kernel:

@@ -123,13 +123,24 @@ def second_rounding() -> Graph:
 
 
 def wide_weights() -> Graph:
-    """Weights of 9 bits have no vector kernel: products of two need not fit 16 bits."""
+    """Weights of 9 bits, each channel's spanning 8, in every kind of convolution; the last one spans 9."""
     b = Builder(8, "wide")
-    graph = b.finish(b.conv(b.conv(b.input(5, 5, 16), 16), 16, 3))
+    x = b.hard_swish(b.conv(b.input(21, 23, 3), 16, 3, stride=2, pad=(1, 1, 1, 1), dtype="int16"))
+    x = inverted_residual(b, x, 32, 16, 3, 1, swish=False)
+    x = b.lut(b.conv(x, 40))
+    x = b.depthwise(x, 5, stride=2, pad=(2, 2, 2, 2))
+    x = inverted_residual(b, b.conv(x, 20), 72, 20, 3, 1, reduced=8)
+    x = b.conv(b.conv(b.conv(x, 104), 36), 9)
+    graph = b.finish(b.conv(x, 8))
 
     def widen(node: Node) -> Node:
-        assert isinstance(node, q.QConv)
-        return replace(node, weight=node.weight.astype(np.int16) * 2)
+        if not isinstance(node, q.QConv):
+            return node
+        rng = np.random.default_rng(node.weight.size)
+        if node.output == graph.outputs[0]:
+            return replace(node, weight=node.weight.astype(np.int16) * 2)
+        shift = rng.integers(-128, 129, (node.weight.shape[0], 1, 1, 1))
+        return replace(node, weight=np.clip(node.weight + shift, -255, 255).astype(np.int16))
 
     return graph.map_nodes(widen)
 

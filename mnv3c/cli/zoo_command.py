@@ -11,7 +11,6 @@ from mnv3c.cli.output import Output, json_option
 @json_option
 def command(as_json: bool) -> None:
     """List the networks that compile by name."""
-    from mnv3c.frontend.zoo.names import DEFAULT_CLASSES, DEFAULT_RESOLUTION
     from mnv3c.frontend.zoo.table import ARCHITECTURES
 
     output = Output(as_json)
@@ -23,17 +22,23 @@ def command(as_json: bool) -> None:
             "kernels": sorted({b.kernel for b in a.blocks}),
             "last": a.last,
             "head": a.head,
+            "input": list(a.size),
+            "classes": a.classes,
         }
         for name, a in ARCHITECTURES.items()
     ]
     output.result({"ok": True, "networks": facts})
-    table = output.table("Zoo", "name", "blocks", "with SE", "kernels", "last", "head")
+    table = output.table("Zoo", "name", "blocks", "with SE", "kernels", "last", "head", "input", "classes")
     for entry, a in zip(facts, ARCHITECTURES.values(), strict=True):
         kernels = ", ".join(f"{k}x{k}" for k in sorted({b.kernel for b in a.blocks}))
         with_se = str(sum(b.se for b in a.blocks))
-        table.add_row(str(entry["name"]), str(len(a.blocks)), with_se, kernels, str(a.last), str(a.head))
+        size = "x".join(str(n) for n in a.size)
+        numbers = (str(n) for n in (a.last, a.head))
+        table.add_row(
+            str(entry["name"]), str(len(a.blocks)), with_se, kernels, *numbers, size, str(a.classes)
+        )
     output.text(table)
     output.text(
         "Width, input size and classes: in the name (mobilenet_v3_small_0.75_128), or by --width,"
-        f" --resolution ({DEFAULT_RESOLUTION}) and --classes ({DEFAULT_CLASSES}). Weights: --weights."
+        " --resolution and --classes. Weights: --weights."
     )

@@ -2,7 +2,8 @@
 
 The canonical operators are Conv, BatchNormalization, AveragePool, MaxPool, GlobalAveragePool, ReduceMean,
 Relu, Clip, Sigmoid, HardSigmoid, HardSwish, Add, Sub, Mul, Div, MatMul, Reshape, Transpose, Softmax, Resize,
-ArgMax, Concat, Slice and ConvTranspose, with explicit padding, finite float32 constants and one output each, in opset 17.
+ArgMax, Concat, Slice and ConvTranspose, with explicit padding, finite float32 constants and one output each,
+in opset 17.
 """
 
 from __future__ import annotations

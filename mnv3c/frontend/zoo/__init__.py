@@ -9,7 +9,7 @@ from typing import Any
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.zoo import random_weights
 from mnv3c.frontend.zoo.layers import layer_shapes
-from mnv3c.frontend.zoo.names import DEFAULT_CLASSES, ZooModel, parse, unknown
+from mnv3c.frontend.zoo.names import ZooModel, parse, unknown
 from mnv3c.frontend.zoo.table import ARCHITECTURES, scale_width
 from mnv3c.frontend.zoo.weights import load_weights
 from mnv3c.ir.graph import Graph
@@ -55,10 +55,16 @@ def load(
     }
     if weights is not None:
         loaded = load_weights(weights, architecture, model.classes, padding)
-        module = build(loaded.architecture, loaded.weights, model.resolution, loaded.padding)
+        module = build(loaded.architecture, loaded.weights, model.size, loaded.padding)
         facts = {"padding": loaded.padding, "naming": loaded.naming, "input_affine": loaded.input_affine}
         return lower(module, meta | facts | {"weights": weights.name, "sha256": loaded.sha256})
     padding = padding or "torch"
-    drawn = random_weights.draw(layer_shapes(architecture, model.classes or DEFAULT_CLASSES), seed)
+    classes = model.classes or architecture.classes
+    drawn = random_weights.draw(layer_shapes(architecture, classes), seed)
     meta |= {"padding": padding, "seed": seed, "input_affine": {"scale": [2.0] * 3, "shift": [-1.0] * 3}}
-    return random_weights.normalize(lower(build(architecture, drawn, model.resolution, padding), meta), seed)
+    graph = lower(build(architecture, drawn, model.size, padding), meta)
+    if architecture.segmenter is None:
+        return random_weights.normalize(graph, seed)
+    # Maps of a fixed size are in such a graph: statistics are taken on one for small images.
+    small = lower(build(architecture, drawn, (random_weights.SIZE,) * 2, padding), meta)
+    return random_weights.transfer(random_weights.normalize(small, seed), graph)

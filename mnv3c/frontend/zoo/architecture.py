@@ -38,6 +38,22 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Segmenter:
+    """Lite R-ASPP (Howard et al. 2019, section 6.3 and Figure 10) in place of pool and classifier.
+
+    Attributes:
+        filters: channels of its two branches.
+        skip_stride: how many times smaller than the input the map is that the logits are refined by: the
+            depthwise output of the last block of that resolution.
+        argmax: classes of all input pixels; else logits at ``skip_stride``.
+    """
+
+    filters: int = 128
+    skip_stride: int = 8
+    argmax: bool = True
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A column of tables: stem, blocks, last 1x1 convolution, head.
 
@@ -49,6 +65,9 @@ class Architecture:
         gate: what makes the SE gate of a number: ``hard_sigmoid`` or ``sigmoid``.
         squeeze_input: the SE bottleneck is a quarter of the block's input (MnasNet), not of its
             expansion (MobileNetV3).
+        segmenter: of a segmentation network; ``None`` for a classifier.
+        size: default height and width of the input.
+        classes: default number of logits.
     """
 
     stem: int
@@ -58,6 +77,9 @@ class Architecture:
     nonlinearity: str = HS
     gate: str = "hard_sigmoid"
     squeeze_input: bool = False
+    segmenter: Segmenter | None = None
+    size: tuple[int, int] = (224, 224)
+    classes: int = 1000
 
 
 def inputs(a: Architecture, block: int) -> int:
@@ -84,3 +106,19 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def strides(a: Architecture) -> list[int]:
+    """How many times smaller than the input each block's output is."""
+    found, stride = [], 2
+    for b in a.blocks:
+        stride *= b.stride
+        found.append(stride)
+    return found
+
+
+def skip_block(a: Architecture) -> int:
+    """The block whose depthwise output refines a segmentation."""
+    assert a.segmenter is not None
+    wanted = a.segmenter.skip_stride
+    return max(i for i, stride in enumerate(strides(a)) if stride == wanted)

@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from mnv3c.frontend.zoo.architecture import HS, R6, Architecture, has_expand
+from mnv3c.frontend.zoo.architecture import HS, R6, Architecture, has_expand, skip_block
 from mnv3c.frontend.zoo.layers import LayerWeights, Weights
 
 
-def build(a: Architecture, weights: Weights, resolution: int, padding: str) -> Any:
-    """Make a module whose ``main`` takes ``[1, 3, resolution, resolution]`` and gives ``[1, classes]``.
+def build(a: Architecture, weights: Weights, size: tuple[int, int], padding: str) -> Any:
+    """Make a module whose ``main`` takes ``[1, 3, *size]``.
+
+    It gives ``[1, classes]``; a segmenter ``[1, 1, *size]`` class numbers, or logits of a smaller map.
 
     Args:
         a: the architecture, with the width multiplier applied.
         weights: parameters of every layer.
-        resolution: height and width of the input.
+        size: height and width of the input.
         padding: ``torch`` (symmetric) or ``tf`` (SAME: the odd pixel at the bottom and on the right).
     """
-    return _Builder(a, weights, resolution, padding).build()
+    return _Builder(a, weights, size, padding).build()
 
 
 def same_padding(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
@@ -32,13 +34,29 @@ def same_padding(size: int, kernel: int, stride: int, padding: str) -> tuple[int
     return total // 2, total - total // 2
 
 
+def pool_window(size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Window and stride of Lite R-ASPP's pooling: 49x49 and (16, 20) on the paper's map of 65x129.
+
+    On other maps in proportion.
+    """
+    height, width = size
+    window = (max(round(height * 49 / 65), 1), max(round(width * 49 / 129), 1))
+    return window, (max(round(height * 16 / 65), 1), max(round(width * 20 / 129), 1))
+
+
+def _size(x: Any) -> tuple[int, int]:
+    _, _, height, width = (int(n) for n in x.ty.shape)
+    return height, width
+
+
 class _Builder:
-    def __init__(self, a: Architecture, weights: Weights, resolution: int, padding: str) -> None:
-        self.a, self.weights, self.resolution, self.padding = a, weights, resolution, padding
+    def __init__(self, a: Architecture, weights: Weights, size: tuple[int, int], padding: str) -> None:
+        self.a, self.weights, self.size, self.padding = a, weights, size, padding
+        self.depthwise: list[Any] = []  # output of each block's depthwise convolution, activated
         self.bb = relax.BlockBuilder()
 
     def build(self) -> Any:
-        image = relax.Var("image", relax.TensorType((1, 3, self.resolution, self.resolution), "float32"))
+        image = relax.Var("image", relax.TensorType((1, 3, *self.size), "float32"))
         with self.bb.function("main", [image]):
             with self.bb.dataflow():
                 x = self.act(self.conv("stem", image, stride=2), self.a.nonlinearity)
@@ -46,14 +64,37 @@ class _Builder:
                     x = self.block(i, x)
                 if self.a.last:
                     x = self.act(self.conv("last", x), self.a.nonlinearity)
-                x = self.emit(relax.op.mean(x, [2, 3], keepdims=True))
-                if self.a.head:
-                    x = self.act(self.conv("head", x), self.a.nonlinearity)
-                x = self.conv("classifier", x)
-                classes = self.weights["classifier"].weight.shape[0]
-                out = self.bb.emit_output(relax.op.reshape(x, (1, classes)))
+                result = self.classifier(x) if self.a.segmenter is None else self.segmenter(x)
+                out = self.bb.emit_output(result)
             self.bb.emit_func_output(out)
         return self.bb.get()
+
+    def classifier(self, x: Any) -> Any:
+        x = self.emit(relax.op.mean(x, [2, 3], keepdims=True))
+        if self.a.head:
+            x = self.act(self.conv("head", x), self.a.nonlinearity)
+        x = self.conv("classifier", x)
+        return relax.op.reshape(x, (1, self.weights["classifier"].weight.shape[0]))
+
+    def segmenter(self, x: Any) -> Any:
+        """Lite R-ASPP: one branch gated by the other, refined by a larger map."""
+        assert self.a.segmenter is not None
+        size, skip = _size(x), self.depthwise[skip_block(self.a)]
+        window, stride = pool_window(size)
+        pooled = self.emit(relax.op.nn.avg_pool2d(x, pool_size=window, strides=stride))
+        gate = self.resize(self.emit(relax.op.sigmoid(self.conv("gate", pooled))), size)
+        x = self.emit(relax.op.multiply(self.act(self.conv("branch", x), "relu"), gate))
+        x = self.conv("high", self.resize(x, _size(skip)))
+        x = self.emit(relax.op.add(x, self.conv("low", skip)))
+        if not self.a.segmenter.argmax:
+            return x
+        return relax.op.argmax(self.resize(x, self.size), axis=1, keepdims=True)
+
+    def resize(self, x: Any, size: tuple[int, int]) -> Any:
+        shape = relax.ShapeExpr(size)
+        return self.emit(
+            relax.op.image.resize2d(x, shape, method="linear", coordinate_transformation_mode="align_corners")
+        )
 
     def block(self, i: int, x: Any) -> Any:
         b, name, entry = self.a.blocks[i], f"block{i}", x
@@ -63,6 +104,7 @@ class _Builder:
         if not fused:
             x = self.conv(f"{name}.depthwise", x, stride=b.stride, dilation=b.dilation, depthwise=True)
             x = self.act(x, b.nonlinearity)
+        self.depthwise.append(x)
         if b.se:
             gate = self.emit(relax.op.mean(x, [2, 3], keepdims=True))
             gate = self.act(self.conv(f"{name}.squeeze", gate), "relu")

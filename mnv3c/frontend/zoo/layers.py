@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnv3c.frontend.zoo.architecture import Architecture, has_expand, squeeze_channels
+from mnv3c.frontend.zoo.architecture import Architecture, Segmenter, has_expand, skip_block, squeeze_channels
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class LayerShape:
     Attributes:
         name: such as ``stem``, ``block3.expand``, ``block3.depthwise``, ``block3.squeeze``,
             ``block3.excite``, ``block3.project``, ``last``, ``head``, ``classifier``; blocks count from 0.
+            A segmenter has ``branch``, ``gate``, ``high`` and ``low`` in place of the last two.
         weight: ``[out, in / groups, kernel_h, kernel_w]``.
         batch_norm: whether trained checkpoints have a batch norm behind it.
     """
@@ -69,12 +70,22 @@ def layer_shapes(a: Architecture, classes: int) -> list[LayerShape]:
             shapes.append(LayerShape(f"{name}.excite", (b.expansion, squeezed, 1, 1), False))
         shapes.append(LayerShape(f"{name}.project", (b.out, b.expansion, 1, 1), True))
         channels = b.out
-    for name, width, batch_norm in (
-        ("last", a.last, True),
-        ("head", a.head, False),
-        ("classifier", classes, False),
-    ):
+    if a.last:
+        shapes.append(LayerShape("last", (a.last, channels, 1, 1), True))
+        channels = a.last
+    if a.segmenter is not None:
+        return shapes + _segmenter_shapes(a, a.segmenter, channels, classes)
+    for name, width, batch_norm in (("head", a.head, False), ("classifier", classes, False)):
         if width:
             shapes.append(LayerShape(name, (width, channels, 1, 1), batch_norm))
             channels = width
     return shapes
+
+
+def _segmenter_shapes(a: Architecture, s: Segmenter, channels: int, classes: int) -> list[LayerShape]:
+    return [
+        LayerShape("branch", (s.filters, channels, 1, 1), True),
+        LayerShape("gate", (s.filters, channels, 1, 1), False),
+        LayerShape("high", (classes, s.filters, 1, 1), False),
+        LayerShape("low", (classes, a.blocks[skip_block(a)].expansion, 1, 1), False),
+    ]

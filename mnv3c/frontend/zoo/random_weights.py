@@ -16,6 +16,7 @@ import numpy as np
 from mnv3c.frontend.zoo.layers import LayerShape, LayerWeights, Weights
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph, Node
+from mnv3c.reference.floating import evaluate
 from mnv3c.reference.windows import windows
 
 IMAGES = 6
@@ -57,8 +58,21 @@ def normalize(graph: Graph, seed: int) -> Graph:
             continue
         nodes.append(node)
         columns = zip(*(values[i] for i in node.inputs), strict=True)
-        values[node.output] = [_evaluate(node, *column) for column in columns]
+        values[node.output] = [_evaluate(graph, node, *column) for column in columns]
     return graph.replace(nodes=tuple(nodes))
+
+
+def transfer(source: Graph, target: Graph) -> Graph:
+    """``target`` with the parameters of ``source``, which has the same convolutions in the same order."""
+    convolutions = (n for n in source.nodes if isinstance(n, f.Conv2d))
+
+    def take(node: Node) -> Node:
+        if not isinstance(node, f.Conv2d):
+            return node
+        own = next(convolutions)
+        return dataclasses.replace(node, weight=own.weight, bias=own.bias)
+
+    return target.map_nodes(take)
 
 
 def _feeds_gate(graph: Graph, node: f.Conv2d) -> bool:
@@ -116,18 +130,6 @@ def _conv(node: f.Conv2d, x: np.ndarray) -> np.ndarray:
     return acc
 
 
-def _evaluate(node: Node, *args: np.ndarray) -> np.ndarray:
-    if isinstance(node, f.Activation):
-        if node.kind == "clip":
-            return np.clip(args[0], node.low, node.high)
-        if node.kind == "sigmoid":
-            return np.asarray(1.0 / (1.0 + np.exp(-args[0])))
-        gate = np.clip(node.slope * args[0] + node.offset, 0.0, 1.0)
-        return args[0] * gate if node.kind == "hard_swish" else gate
-    if isinstance(node, f.GlobalAveragePool):
-        return args[0].mean(axis=(0, 1), keepdims=True)
-    if isinstance(node, f.Add):
-        return args[0] + args[1]
-    if isinstance(node, f.Multiply):
-        return args[0] * args[1]
-    raise TypeError(type(node).__name__)
+def _evaluate(graph: Graph, node: Node, *args: np.ndarray) -> np.ndarray:
+    # The executor's rules keep the float64 of what they are given.
+    return np.asarray(evaluate(graph, node, list(args)))

@@ -15,6 +15,7 @@ import pytest
 from mnv3c import targets, toolchain
 from mnv3c.cli import main
 from mnv3c.errors import Mnv3cError
+from mnv3c.toolchain.compiler import host_is_arm
 from mnv3c.tuning.devices import Measurement, Status, deploy, timed
 from mnv3c.tuning.devices.bundle import Builder
 from mnv3c.tuning.devices.rpc import Link, RpcDevice, parse_address
@@ -186,7 +187,9 @@ def test_a_device_that_stays_away_loses_what_was_left_and_nothing_else(
         process.end()
 
 
-def test_tvms_own_server_survives_candidates_and_clients(tmp_path: Path) -> None:
+def test_tvms_own_server_survives_candidates_and_clients(
+    tmp_path: Path, connect: Callable[..., RpcDevice]
+) -> None:
     """`mnv3c device serve` on this machine, with a shared object for it: crashes, clients that vanish."""
     command = [sys.executable, "-m", "mnv3c", "device", "serve", "--port", "0"]
     process = servers.Process(command, tmp_path / "work", r"listening on 127.0.0.1:(\d+)")
@@ -211,6 +214,10 @@ def test_tvms_own_server_survives_candidates_and_clients(tmp_path: Path) -> None
             assert code == 0 and outputs == good.expected[0] and report[5] == QUICK.repeats
             assert link.connections == connection
             link.drop()  # in the middle of a session
+        if not host_is_arm():
+            with pytest.raises(Mnv3cError, match="cannot load code for 64-bit Arm") as refused:
+                connect(f"rpc://127.0.0.1:{process.port}").ping()
+            assert "\n" not in refused.value.message
         assert process.interrupt() == 130
     finally:
         link.drop()

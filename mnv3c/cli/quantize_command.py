@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mnv3c.quant.sensitivity import Sensitivity
 
 _WORKERS = 2
-_REPORT_INPUTS = 4  # every tensor of all of them is held in memory
+_REPORT_INPUTS = 16
+_REPORT_ELEMENTS = 1 << 26  # every tensor of all of them is held in memory, twice
 _SHOWN = 10
 
 
@@ -176,11 +177,13 @@ def _examine(
     from mnv3c.verification.errors import without_softmax
 
     shape = network.tensor(network.inputs[0]).shape
+    elements = sum(tensor.elements for tensor in network.tensors.values())
+    count = min(_REPORT_INPUTS, max(2, _REPORT_ELEMENTS // elements))
     if inputs is None:
-        batch = random_inputs(shape, _REPORT_INPUTS, seed, graph_normalization(network, mapping))
+        batch = random_inputs(shape, count, seed, graph_normalization(network, mapping))
     else:
-        step = max(1, len(inputs) // _REPORT_INPUTS)
-        batch = np.stack(inputs[::step][:_REPORT_INPUTS]).astype(np.float32)
+        chosen = np.unique(np.linspace(0, len(inputs) - 1, count).astype(int))
+        batch = np.stack([inputs[i] for i in chosen]).astype(np.float32)
     found = layers(network, integer, batch, progress)
     return found, sensitivity(without_softmax(network), integer, batch, progress) if alone else []
 

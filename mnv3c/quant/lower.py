@@ -18,8 +18,9 @@ from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
 from mnv3c.quant import spatial
-from mnv3c.quant.groups import Group, is_gate, sharing
-from mnv3c.quant.ranges import LEVELS, Affine, Sample, affine, clip_range
+from mnv3c.quant.choose import choose, clip_bounds
+from mnv3c.quant.groups import Group, is_gate
+from mnv3c.quant.ranges import Affine
 from mnv3c.quant.rounding import fit_weights
 from mnv3c.quant.state import State
 from mnv3c.quant.weights import (
@@ -27,7 +28,6 @@ from mnv3c.quant.weights import (
     accumulator_unit,
     fold_input_scale,
     make_conv,
-    round_weights,
     shorten,
 )
 from mnv3c.reference import floating
@@ -43,7 +43,6 @@ _GATE_ONE = 2.0**15
 _LARGEST_WINDOW = 25
 _SWISH_SHIFT_MAX = 7
 _SWISH_REACH = 1.5 * 2**_SWISH_SHIFT_MAX
-_SWISH_LEAST = -1.0 / 16  # times 1 / slope: x * (slope * x + 1/2) at x = -1 / (4 * slope)
 
 
 def lower(state: State, group: Group) -> list[Node]:
@@ -71,102 +70,6 @@ def lower(state: State, group: Group) -> list[Node]:
         if isinstance(head, kind):
             return rule(state, head)
     raise Mnv3cError(f"no integer form of {type(head).__name__}", head.name)
-
-
-def choose(
-    state: State,
-    name: str,
-    activation: f.Activation | None = None,
-    *,
-    floor: float = 0.0,
-    single: bool = False,
-    common_zero: bool = False,
-) -> Affine:
-    """int8 quantisation of a float tensor from its calibration values.
-
-    Args:
-        activation: what produced the tensor; nothing outside of a clip's bounds is represented, or
-            below the least value of h-swish.
-        floor: the finest scale that makes sense.
-        single: one scale and zero point, whoever reads the tensor.
-        common_zero: one zero point, scales may be of a channel.
-    """
-    o = state.options
-    seen = state.seen(name)
-    profile = state.profiles.get(name)
-    if profile is not None:
-        low, high = clip_range(seen.divided(profile), per_channel=False, method=o.ranges)
-        low, high = low * profile, high * profile
-    else:
-        shared = sharing(state.source, name)
-        # A vector has one value an image for each channel: too few to tell a channel's range from.
-        vector = state.source.tensor(name).shape[:2] == (1, 1)
-        free = o.per_channel and not single and not vector and shared != "tensor"
-        cost = _cost(state, name) if shared == "dense" else None
-        low, high = clip_range(seen, per_channel=free, method=o.ranges, cost=cost)
-        if vector:
-            low, high = low * o.vector_margin, high * o.vector_margin
-        if free and shared == "dense":
-            low, high = balance(state, name, seen, low, high, common_zero)
-    if activation is not None and activation.kind == "clip":
-        low = np.maximum(low, min(activation.low, 0.0))
-        high = np.minimum(high, max(activation.high, 0.0))
-    if activation is not None and activation.kind == "hard_swish":
-        low = np.maximum(low, _SWISH_LEAST / activation.slope)
-    high = np.maximum(high, low + LEVELS * max(floor, 1e-30))
-    return affine(low, high, common_zero=common_zero)
-
-
-def _cost(state: State, name: str) -> np.ndarray:
-    """What a squared error of each channel adds to the results of the dense convolutions that read it."""
-    total = np.zeros(state.source.tensor(name).shape[2])
-    for user in state.source.consumers(name):
-        if isinstance(user, f.Conv2d) and user.groups == 1:
-            total += np.square(user.weight.astype(np.float64)).sum(axis=(0, 1, 2))
-    return np.maximum(total, total.max() * 1e-6 + 1e-30)
-
-
-def balance(
-    state: State, name: str, seen: Sample, low: np.ndarray, high: np.ndarray, common_zero: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ranges between one for all channels and each channel's own, for the tensor of a dense convolution.
-
-    Its own range gives a channel the least noise, but its scale then has to go into the weights, and
-    what these lose may be more. The best of a few geometric means, by the error of the convolutions'
-    results.
-    """
-    users = [
-        u
-        for u in state.source.consumers(name)
-        if isinstance(u, f.Conv2d) and u.groups == 1 and u.weight.shape[1:3] == (1, 1)
-    ]
-    rows = seen.all_rows
-    rows = rows[:: max(1, len(rows) // 2048)].astype(np.float64)
-    best = (np.inf, low, high)
-    width = high - low
-    for share in (1.0, 0.75, 0.5, 0.25, 0.0):
-        grow = (width.max() / width) ** (1 - share)
-        now = low * grow, high * grow
-        a = affine(*now, common_zero=common_zero)
-        q8 = np.clip(np.rint(rows / a.scale + a.zero_point), -128, 127) - a.zero_point
-        error = 0.0
-        for conv in users:
-            folded = fold_input_scale(conv, a.scale)
-            unit = accumulator_unit(conv, folded)
-            got = q8 @ (round_weights(folded, unit)[:, 0, 0].astype(np.float64) * unit[:, None]).T
-            want = rows @ conv.weight[:, 0, 0].astype(np.float64).T
-            error += float(np.square(got - want).mean() / max(np.square(want).mean(), 1e-30))
-        if error < best[0]:
-            best = (error, *now)
-    return best[1], best[2]
-
-
-def _bounds(activation: f.Activation | None, a: Affine) -> tuple[int, int]:
-    """Integer clamp for a clip; where scales differ by channel the range itself clips."""
-    if activation is None or activation.kind != "clip" or len(a.scale) > 1:
-        return -128, 127
-    low, high = np.rint(np.asarray([activation.low, activation.high]) / a.scale[0] + a.zero_point[0])
-    return int(np.clip(low, -128, 127)), int(np.clip(high, -128, 127))
 
 
 def _conv_group(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
@@ -204,7 +107,7 @@ def _conv_int8(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
     name = group.output
     result = choose(state, name, group.activation, floor=float(_unit(state, conv).max()) / _COARSEST)
     state.store(name, result)
-    clamp = _bounds(group.activation, result)
+    clamp = clip_bounds(group.activation, result)
     return [_finish(state, conv, name, result.scale, _FINEST_8, result.zero_point, clamp)]
 
 
@@ -304,7 +207,7 @@ def _conv_add(state: State, group: Group, conv: f.Conv2d, add: f.Add) -> list[No
         Affine(fine, taken),
     )
     state.store(group.output, result)
-    low, high = _bounds(group.activation, result)
+    low, high = clip_bounds(group.activation, result)
     first = add.inputs[0] == conv.output
     return [
         _finish(state, conv, pre, fine, _FINEST_16, taken, coarse=2.0**fraction),
@@ -344,7 +247,7 @@ def _add(state: State, group: Group, add: f.Add) -> list[Node]:
         m / 2**7 * float(a.zero_point[0]) for m, a in zip(multipliers, operands, strict=True)
     )
     state.store(group.output, result)
-    low, high = _bounds(group.activation, result)
+    low, high = clip_bounds(group.activation, result)
     return [
         q.QAdd(
             add.name,
@@ -364,7 +267,7 @@ def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
     if not is_gate(state.source, gate):
         result = choose(state, group.output, group.activation, single=True)
         moved = dataclasses.replace(node, outputs=(group.output,))
-        return spatial.product(state, moved, result, _bounds(group.activation, result))
+        return spatial.product(state, moved, result, clip_bounds(group.activation, result))
     x = state.affine[data]
     nodes, gate_name = _as_gate(state, node, gate)
     result = _choose_gated(state, group, node)
@@ -376,7 +279,7 @@ def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
         raise Mnv3cError("the gated tensor is much narrower than its input", node.name)
     factor = np.clip(np.rint(ratio / 2**shift * _GATE_ONE), 0, 32767).astype(np.int16)
     state.store(group.output, result)
-    low, high = _bounds(group.activation, result)
+    low, high = clip_bounds(group.activation, result)
     gated = q.QGate(
         node.name,
         (data, gate_name),

@@ -14,6 +14,7 @@ from mnv3c.ir.graph import Graph, Node
 from mnv3c.ir.verify import verify
 from mnv3c.quant import batched, door, spatial
 from mnv3c.quant.groups import Group, group, residual_classes
+from mnv3c.quant.importance import importance
 from mnv3c.quant.lower import final_conv, lower
 from mnv3c.quant.origin import AS_TRAINED, trained_quantized_by_tensor
 from mnv3c.quant.prepare import prepare, wide_tensors
@@ -84,6 +85,8 @@ def quantize(
     door.lower_input(state, batch, name, input_dtype, normalization)
     state.wide = wide_tensors(state.source, output_dtype)
     groups = group(state.source, state.wide)
+    if options.ranges == "mse" and calibration is not None:
+        state.importance.update(importance(state.source, batch, np.random.default_rng((seed, 1))))
     if options.per_channel and options.residual_share:
         state.profiles.update(residual_profiles(state.source, groups, batch, options.residual_share))
     _walk(state, groups, progress)

@@ -14,7 +14,7 @@ _SHRINK = np.linspace(1.0, 0.25, 46)
 _FOLDS = 4
 # How far channels follow their own ranges rather than the tensor's, and what these are widened by.
 _SHARES = (1.0, 0.7, 0.5, 0.3, 0.0)
-_MARGINS = (1.0, 1.25, 1.5, 2.0)
+_MARGINS = (1.0, 1.25, 1.5, 2.0, 3.0)
 # Whatever calibration says, a channel keeps this share of the widest one's range.
 _LEAST_SHARE = 1.0 / 256
 
@@ -63,7 +63,7 @@ class Sample:
         return Sample(self.low / by, self.high / by, tuple((r / by).astype(np.float32) for r in self.rows))
 
 
-def sample(name: str, values: np.ndarray, rng: np.random.Generator, elements: int = 1 << 19) -> Sample:
+def sample(name: str, values: np.ndarray, rng: np.random.Generator, elements: int = 1 << 20) -> Sample:
     """Extremes and a random sample of a batch ``(N, H, W, C)``, in folds of whole images.
 
     Raises:
@@ -88,12 +88,13 @@ def clip_range(
         method: ``minmax`` keeps the extremes; ``mse`` minimises rounding noise (a step squared over
             12, for what is not exactly zero) plus the square of what is cut off: for a tensor on what
             was seen, for channels on images that did not make the range.
-        cost: ``[C]``, what a squared error of each channel costs; by default, relative to its power.
+        cost: ``[C]``, what a squared error of each channel costs; by default the same for all, or relative
+            to the channel's power where channels have ranges of their own.
     """
     low, high = seen.low.min(axis=0), seen.high.max(axis=0)
     whole = low.min(keepdims=True), high.max(keepdims=True)
     if method == "mse" and whole[1][0] > whole[0][0]:
-        whole = _minimise(seen.all_rows, *whole)
+        whole = _minimise(seen.all_rows, *whole, cost)
     if not per_channel:
         low, high = whole
     elif method == "mse":
@@ -124,7 +125,6 @@ def _by_channel(
         cost = 1.0 / np.maximum(power + 0.1 * power.mean(), 1e-30)
     folds = range(len(seen.rows))
     others = [[k for k in folds if k != f] or [f] for f in folds]
-    noisy = [(r != 0).mean(axis=0) for r in seen.rows]
     best, chosen = np.inf, (1.0, 1.0)
     for share in _SHARES:
         for margin in _MARGINS if share else (1.0,):
@@ -135,10 +135,7 @@ def _by_channel(
                     _between(end, top, share, margin)
                     for end, top in zip((seen_low, seen_high), whole, strict=True)
                 )
-                cut = _mean_square(np.maximum(seen.rows[f] - b, 0)) + _mean_square(
-                    np.minimum(seen.rows[f] - a, 0)
-                )
-                error += float((cost * (cut + noisy[f] * ((b - a) / LEVELS) ** 2 / 12)).sum())
+                error += float((cost * _error(seen.rows[f], a, b)).sum())
             if error < best:
                 best, chosen = error, (share, margin)
     return _between(low, whole[0], *chosen), _between(high, whole[1], *chosen)
@@ -152,12 +149,27 @@ def _between(end: np.ndarray, whole: np.ndarray, share: float, margin: float) ->
     return sign * np.maximum(own * margin, mean) if top > 0 else end * margin
 
 
-def _minimise(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _error(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Mean square of what is cut off and of rounding, by channel; a zero is represented exactly."""
+    return _beyond(rows, low, high) + (rows != 0).mean(axis=0) * ((high - low) / LEVELS) ** 2 / 12
+
+
+def _beyond(rows: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
+    above = np.maximum(rows - np.asarray(high, np.float32), 0)
+    below = np.minimum(rows - np.asarray(low, np.float32), 0)
+    return _mean_square(above) + _mean_square(below)
+
+
+def _minimise(
+    rows: np.ndarray, low: np.ndarray, high: np.ndarray, cost: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Shrink both ends of a tensor's range along a grid, in turn, by tabulated errors."""
-    # A zero is represented exactly, whatever the step.
-    density = float((rows != 0).mean())
-    cut_high = np.asarray([np.square(np.maximum(rows - high * t, 0)).mean() for t in _SHRINK], np.float64)
-    cut_low = np.asarray([np.square(np.minimum(rows - low * t, 0)).mean() for t in _SHRINK], np.float64)
+    cost = np.full(rows.shape[1], 1.0 / rows.shape[1]) if cost is None else cost
+    density = float((cost * (rows != 0).mean(axis=0)).sum())
+    cut_high, cut_low = (
+        np.asarray([float((cost * _beyond(rows, *ends)).sum()) for ends in every])
+        for every in ([(-np.inf, high[0] * t) for t in _SHRINK], [(low[0] * t, np.inf) for t in _SHRINK])
+    )
     best_low = best_high = 0
     for _ in range(3):
         step = (high * _SHRINK - low * _SHRINK[best_low]) / LEVELS

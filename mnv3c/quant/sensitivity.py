@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,8 +11,10 @@ from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Quant
 from mnv3c.quant import batched
-from mnv3c.quant.state import Progress, signal_to_noise
+from mnv3c.quant.state import Progress, decibels
 
+Change = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+_AT_ONCE = 4
 _LEVELS = {"int8": (-128, 127), "int16": (-32768, 32767)}
 
 
@@ -39,40 +42,51 @@ def sensitivity(
 
     Args:
         graph: the float graph that was quantised; ``quantized``: what became of it.
-        batch: its inputs, float32 ``(N, H, W, C)``; every tensor of theirs is held in memory.
+        batch: its inputs, float32 ``(N, H, W, C)``; every tensor of a few of them is held in memory.
     """
-    values = dict(batched.trace_float(graph, batch))
-    names = set(graph.tensors) & set(quantized.tensors)
-    stored = [n for n in graph.tensors if n in names and quantized.tensor(n).dtype in _LEVELS]
-    convs = {n.name: n for n in quantized.nodes if isinstance(n, q.QConv)}
-    reference = values[graph.outputs[0]]
-    results = []
-    nodes = [n for n in graph.nodes if isinstance(n, f.Conv2d) and n.name in convs and n.inputs[0] in names]
-    total = len(stored) + len(nodes)
-    for name in stored:
-        tensor = quantized.tensor(name)
-        if tensor.quant is None or (tensor.dtype == "int16" and name not in graph.outputs):
-            continue
-        changed = {name: fake_quantize(values[name], tensor.quant, tensor.dtype)}
-        results.append(_score(name, "activation", _resume(graph, values, changed), reference))
-        if progress:
-            progress("sensitivity", len(results), total)
-    for node in nodes:
-        rounded = f.Conv2d(
-            node.name,
-            node.inputs,
-            node.outputs,
-            *real_parameters(quantized, convs[node.name]),
-            node.stride,
-            node.pad,
-            node.dilation,
-            node.groups,
-        )
-        changed = {node.output: batched.float_node(graph, rounded, [values[node.inputs[0]]])}
-        results.append(_score(node.name, "weights", _resume(graph, values, changed), reference))
-        if progress:
-            progress("sensitivity", len(results), total)
+    changes = _changes(graph, quantized)
+    total = -(-len(batch) // _AT_ONCE) * len(changes)
+    sums = np.zeros((len(changes), 2))
+    signal = 0.0
+    for start in range(0, len(batch), _AT_ONCE):
+        values = dict(batched.trace_float(graph, batch[start : start + _AT_ONCE]))
+        want = values[graph.outputs[0]]
+        signal += float(np.square(want, dtype=np.float64).sum())
+        for i, (_, _, change) in enumerate(changes):
+            got = _resume(graph, values, change(values))
+            sums[i] += np.square(got - want, dtype=np.float64).sum(), _same(got, want)
+            if progress:
+                progress("sensitivity", start // _AT_ONCE * len(changes) + i + 1, total)
+    results = [
+        Sensitivity(name, what, decibels(signal, float(noise)), float(same) / len(batch))
+        for (name, what, _), (noise, same) in zip(changes, sums, strict=True)
+    ]
     return sorted(results, key=lambda r: r.signal_to_noise_db)
+
+
+def _changes(graph: Graph, quantized: Graph) -> list[tuple[str, str, Change]]:
+    """Name, what, and the tensors that differ once it is quantised."""
+    names = set(graph.tensors) & set(quantized.tensors)
+    found: list[tuple[str, str, Change]] = []
+    for name in (n for n in graph.tensors if n in names):
+        tensor = quantized.tensor(name)
+        wide = tensor.dtype == "int16" and name not in graph.outputs
+        if tensor.quant is not None and tensor.dtype in _LEVELS and not wide:
+            found.append((name, "activation", _rounded(name, tensor.quant, tensor.dtype)))
+    convs = {n.name: n for n in quantized.nodes if isinstance(n, q.QConv)}
+    for node in graph.nodes:
+        if isinstance(node, f.Conv2d) and node.name in convs and node.inputs[0] in names:
+            weight, bias = real_parameters(quantized, convs[node.name])
+            found.append((node.name, "weights", _computed(graph, replace(node, weight=weight, bias=bias))))
+    return found
+
+
+def _rounded(name: str, quant: Quant, dtype: str) -> Change:
+    return lambda values: {name: fake_quantize(values[name], quant, dtype)}
+
+
+def _computed(graph: Graph, node: f.Conv2d) -> Change:
+    return lambda values: {node.output: batched.float_node(graph, node, [values[node.inputs[0]]])}
 
 
 def fake_quantize(x: np.ndarray, quant: Quant, dtype: str) -> np.ndarray:
@@ -107,6 +121,6 @@ def _resume(graph: Graph, values: dict[str, np.ndarray], changed: dict[str, np.n
     return now.get(graph.outputs[0], values[graph.outputs[0]])
 
 
-def _score(name: str, what: str, got: np.ndarray, want: np.ndarray) -> Sensitivity:
-    same = (got.reshape(len(got), -1).argmax(1) == want.reshape(len(want), -1).argmax(1)).mean()
-    return Sensitivity(name, what, signal_to_noise(want, got - want), float(same))
+def _same(got: np.ndarray, want: np.ndarray) -> int:
+    """How many inputs have the same largest output."""
+    return int((got.reshape(len(got), -1).argmax(1) == want.reshape(len(want), -1).argmax(1)).sum())

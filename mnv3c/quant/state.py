@@ -27,7 +27,6 @@ class Options:
             together: 0 not at all, 1 fully, between them the geometric mean.
         rounding: ``nearest``, or ``reconstruct``: chosen so that the layer's outputs on the
             calibration images change least.
-        ridge: how much ``reconstruct`` is held to the given weights.
         bias_correction: cancel the mean error of every output channel.
     """
 
@@ -36,7 +35,6 @@ class Options:
     per_channel: bool = True
     residual_share: float = 0.5
     rounding: str = "reconstruct"
-    ridge: float = 0.1
     bias_correction: bool = True
 
 
@@ -52,6 +50,7 @@ class State:
         nodes, tensors: of the integer graph.
         profiles: float tensor to the proportions of its channels' scales, where adds prescribe them.
         wide: float tensors that are stored in 16 bits (``prepare.wide_tensors``).
+        importance: float tensor to what squared errors of its channels do to the outputs, if known.
         noise: float tensor to the signal-to-noise ratio of its integers, in decibels.
     """
 
@@ -65,6 +64,7 @@ class State:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
     profiles: dict[str, np.ndarray] = field(default_factory=dict)
+    importance: dict[str, np.ndarray] = field(default_factory=dict)
     wide: frozenset[str] = frozenset()
 
     def emit(self, *nodes: Node) -> None:
@@ -107,6 +107,10 @@ class State:
 
 def signal_to_noise(signal: np.ndarray, error: np.ndarray) -> float:
     """Ratio of powers in decibels; at most 200, which stands for no error."""
-    power = float(np.square(signal, dtype=np.float64).mean())
-    noise = float(np.square(error, dtype=np.float64).mean())
+    square = (np.square(x, dtype=np.float64).mean() for x in (signal, error))
+    return decibels(*map(float, square))
+
+
+def decibels(power: float, noise: float) -> float:
+    """Ratio of two powers in decibels; at most 200, which stands for no noise."""
     return float(min(200.0, 10 * np.log10(max(power, 1e-300) / max(noise, power * 1e-20, 1e-300))))

@@ -213,7 +213,7 @@ def test_scales_a_channel_only_where_consumers_allow() -> None:
     graph = build(SHAPE, nodes)
     quantized = quantize(graph, inputs(graph, 8, 0))
     wide = quantized.tensor("b").quant
-    assert wide is not None and max(wide.scale) / min(wide.scale) > 100
+    assert wide is not None and max(wide.scale) / min(wide.scale) > 20
     for single in ("e", "g"):
         quant = quantized.tensor(single).quant
         assert quant is not None and not quant.per_channel

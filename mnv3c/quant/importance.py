@@ -1,0 +1,152 @@
+"""What an error of each tensor does to the network's outputs, to first order.
+
+Backward differentiation of the float network: for a random direction ``v`` among the outputs with
+``E[v v'] = I``, the squares of the gradient of ``v' y`` are, on average, the squared change of all outputs
+for a unit change at one place (Hutchinson 1990). Errors of rounding are small and as good as independent,
+so their effects add up: an error of mean square ``e[c]`` changes the outputs by ``sum(importance * e)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mnv3c.ir import float_ops as f
+from mnv3c.ir.graph import Graph, Node
+from mnv3c.quant import batched
+from mnv3c.reference import floating
+
+_IMAGES = 16
+_PROBES = 2
+_ELEMENTS = 1 << 26  # of all tensors of all images that are looked at
+_LEAST_POWER = 1e-30
+
+
+def importance(graph: Graph, batch: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Relative squared error of the outputs for a squared error of one in a whole channel of a tensor.
+
+    Args:
+        batch: network inputs, float32 ``(N, H, W, C)``; some of them are used, evenly spread.
+
+    Returns:
+        Tensor name to float64 ``[C]``: multiplied by the mean square of the channel's error, and summed
+        over channels, it is noise over signal at the outputs. Empty if a node has no derivative here.
+    """
+    if not all(type(node) in _RULES for node in graph.nodes):
+        return {}
+    elements = sum(graph.tensor(n.output).elements for n in graph.nodes)
+    count = int(min(_IMAGES, len(batch), max(2, _ELEMENTS // elements)))
+    chosen = batch[np.linspace(0, len(batch) - 1, count).astype(int)]
+    total: dict[str, np.ndarray] = {}
+    power = 0.0
+    for one in np.split(chosen.astype(np.float64), count):
+        values = {graph.inputs[0]: one}
+        for node in graph.nodes:
+            values[node.output] = _forward(node, [values[i] for i in node.inputs])
+        outputs = [values[name] for name in graph.outputs]
+        power += sum(float(np.square(_centred(y)).sum()) for y in outputs)
+        for _ in range(_PROBES):
+            probes = {
+                name: _centred(rng.standard_normal(y.shape))
+                for name, y in zip(graph.outputs, outputs, strict=True)
+            }
+            for name, gradient in _backward(graph, values, probes).items():
+                square = np.square(gradient).sum(axis=(0, 1, 2)) / _PROBES
+                total[name] = total.get(name, 0.0) + square
+    return {name: value / max(power, _LEAST_POWER) for name, value in total.items()}
+
+
+def _centred(y: np.ndarray) -> np.ndarray:
+    """Less the mean of each pixel's channels, which changes no order of classes; one channel stays."""
+    return y - y.mean(axis=3, keepdims=True) if y.shape[3] > 1 else y
+
+
+def _forward(node: Node, args: list[np.ndarray]) -> np.ndarray:
+    """One node in float64, so that what is chosen by the results is the same on every CPU."""
+    if isinstance(node, f.Conv2d):
+        return batched.convolve(node, args[0], wide=True) + node.bias.astype(np.float64)
+    if isinstance(node, f.Activation):
+        return floating.activation(node, args[0]).astype(np.float64)
+    if isinstance(node, f.GlobalAveragePool):
+        return args[0].mean(axis=(1, 2), keepdims=True)
+    if isinstance(node, f.Add):
+        return args[0] + args[1]
+    return args[0] * args[1]
+
+
+def _backward(
+    graph: Graph, values: dict[str, np.ndarray], probes: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    gradients = dict(probes)
+    for node in reversed(graph.nodes):
+        gradient = gradients.get(node.output)
+        if gradient is None:
+            continue
+        args = [values[i] for i in node.inputs]
+        for name, part in zip(node.inputs, _RULES[type(node)](node, args, gradient), strict=True):
+            gradients[name] = gradients[name] + part if name in gradients else part
+    return gradients
+
+
+def _conv(node: f.Conv2d, args: list[np.ndarray], gradient: np.ndarray) -> list[np.ndarray]:
+    count, height, width, channels = args[0].shape
+    top, left, bottom, right = node.pad
+    result = np.zeros((count, height + top + bottom, width + left + right, channels))
+    out, kh, kw, per_group = node.weight.shape
+    weight = node.weight.astype(np.float64).reshape(node.groups, out // node.groups, kh, kw, per_group)
+    rows, columns = gradient.shape[1:3]
+    split = gradient.reshape(count * rows * columns, node.groups, -1).transpose(1, 0, 2)
+    for y in range(kh):
+        for x in range(kw):
+            if batched.is_depthwise(node):
+                part = gradient * weight[:, 0, y, x, 0]
+            else:
+                part = (split @ weight[:, :, y, x]).transpose(1, 0, 2).reshape(count, rows, columns, channels)
+            first = y * node.dilation[0], x * node.dilation[1]
+            result[
+                :,
+                first[0] : first[0] + rows * node.stride[0] : node.stride[0],
+                first[1] : first[1] + columns * node.stride[1] : node.stride[1],
+            ] += part
+    return [result[:, top : top + height, left : left + width]]
+
+
+def _activation(node: f.Activation, args: list[np.ndarray], gradient: np.ndarray) -> list[np.ndarray]:
+    x = args[0]
+    if node.kind == "clip":
+        return [gradient * ((x > node.low) & (x < node.high))]
+    if node.kind == "sigmoid":
+        y = 1.0 / (1.0 + np.exp(-x))
+        return [gradient * y * (1.0 - y)]
+    gate = node.slope * x + node.offset
+    linear = (gate > 0) & (gate < 1)
+    if node.kind == "hard_sigmoid":
+        return [gradient * linear * node.slope]
+    return [gradient * np.where(linear, gate + node.slope * x, gate >= 1)]
+
+
+def _add(node: f.Add, args: list[np.ndarray], gradient: np.ndarray) -> list[np.ndarray]:
+    return [gradient, gradient]
+
+
+def _multiply(node: f.Multiply, args: list[np.ndarray], gradient: np.ndarray) -> list[np.ndarray]:
+    second = gradient * args[0]
+    if args[1].shape != args[0].shape:
+        second = second.sum(axis=(1, 2), keepdims=True)
+    return [gradient * args[1], second]
+
+
+def _mean(node: f.GlobalAveragePool, args: list[np.ndarray], gradient: np.ndarray) -> list[np.ndarray]:
+    x = args[0]
+    return [np.broadcast_to(gradient / (x.shape[1] * x.shape[2]), x.shape)]
+
+
+_RULES: dict[type[Node], Callable[[Any, list[np.ndarray], np.ndarray], list[np.ndarray]]] = {
+    f.Conv2d: _conv,
+    f.Activation: _activation,
+    f.Add: _add,
+    f.Multiply: _multiply,
+    f.GlobalAveragePool: _mean,
+}

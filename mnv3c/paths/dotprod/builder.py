@@ -106,6 +106,12 @@ class Builder:
         """Memory for one stage."""
         return Region(self._unique(name), size, align=align)
 
+    def shared(self, name: str, size: int) -> str:
+        """A region that lives across stages and is no tensor."""
+        region = self.scratch(name, size, align=64)
+        self._regions[region.name] = region
+        return region.name
+
     def provide(self, tensor: str, form: Form) -> str:
         """The region that the stage about to be added writes ``tensor`` to."""
         region = self._region(tensor, form)
@@ -115,6 +121,10 @@ class Builder:
     def known(self, tensor: str) -> bool:
         """Whether ``tensor`` has been computed in any form."""
         return any(t == tensor for t, _ in self._forms)
+
+    def has(self, tensor: str, form: Form) -> bool:
+        """Whether ``tensor`` has been computed in that form."""
+        return (tensor, form) in self._forms
 
     def need(self, tensor: str, form: Form) -> str:
         """The region that holds ``tensor`` in that form; adds a conversion where there is none yet."""

@@ -6,17 +6,28 @@ from mnv3c.codegen.program import Options, Program
 from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node
-from mnv3c.paths.dotprod.block import as_fused, can_depthwise, can_expand, lower_depthwise, projection_of
+from mnv3c.paths.dotprod.block import (
+    as_fused,
+    can_depthwise,
+    can_expand,
+    link_waits,
+    lower_depthwise,
+    projection_of,
+    stem_waits,
+)
 from mnv3c.paths.dotprod.builder import Builder, Instructions
+from mnv3c.paths.dotprod.links import Members
 from mnv3c.paths.dotprod.pool import lower_requantize
 from mnv3c.paths.dotprod.stages import lower_dense, lower_gate, lower_pointwise, lower_vector
 from mnv3c.paths.dotprod.stem import can_stem, lower_stem
 
 
 def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> Program:
-    """Stages in the order of the nodes; an expansion waits for the depthwise convolution that reads it."""
+    """Stages in the order of the nodes; what exists only inside a stage waits for that stage's last node."""
     builder = Builder(graph, instructions, options.schedules)
     waiting: dict[str, q.FusedConv] = {}
+    stems: dict[str, q.FusedConv] = {}
+    links: dict[str, Members] = {}
     flips: dict[str, q.FlipSign] = {}
     done: set[str] = set()
     for node in graph.nodes:
@@ -29,10 +40,19 @@ def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> P
         if conv is not None:
             if can_expand(builder, conv):
                 waiting[conv.outputs[0]] = conv
+            elif stem_waits(builder, conv):
+                stems[conv.outputs[0]] = conv
             elif can_depthwise(builder, conv):
-                project = projection_of(builder, conv)
+                stem, expand = (w.pop(conv.inputs[0], None) for w in (stems, waiting))
+                project = projection_of(builder, conv, inner=stem.outputs[0] if stem else None)
                 done |= {project.name} if project else set()
-                lower_depthwise(builder, conv, waiting.pop(conv.inputs[0], None), project)
+                flip = flips.pop(stem.inputs[0], None) if stem else None
+                before = links.pop(expand.inputs[0], None) if expand else None
+                link = Members(conv, expand, project, stem, flip, before)
+                if link_waits(builder, link):
+                    links[link.result] = link
+                else:
+                    lower_depthwise(builder, link)
             else:
                 _lower_conv(builder, conv, flips)
         elif not _lower_other(builder, node):

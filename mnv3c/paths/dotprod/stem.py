@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from mnv3c.codegen.program import Kernel, Stage
+from mnv3c.codegen.program import Constant, Kernel, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
@@ -13,7 +15,7 @@ from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, t
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import ROW, TILE, grid, quads
 from mnv3c.paths.dotprod.pointwise import call
-from mnv3c.paths.dotprod.stages import simple_result
+from mnv3c.paths.dotprod.stages import conv_matrix, simple_result
 
 _MOST_QUADS = 16
 
@@ -78,8 +80,32 @@ def can_stem(builder: Builder, node: q.FusedConv) -> bool:
     return gather_kernel(conv, builder.graph.tensor(node.inputs[0]).shape[2], False) is not None
 
 
-def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> bool:
-    """A convolution for which ``can_stem`` holds.
+@dataclass(frozen=True)
+class StemRows:
+    """What makes the windows of one row of the first convolution, as tiles that a 1x1 convolution reads.
+
+    Attributes:
+        in_quads: tiles of a block of windows.
+        windows_bytes, ring_bytes: memory that it needs.
+    """
+
+    node: q.FusedConv
+    image: Tensor
+    gather: Kernel
+    in_quads: int
+    windows_bytes: int
+    ring_bytes: int
+    values: dict[str, object]
+    padding: Constant
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """What the templates call."""
+        return template_kernel("input_row"), self.gather
+
+
+def stem_rows(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> StemRows:
+    """The windows of a convolution for which ``can_stem`` holds.
 
     Args:
         flip: of the image before the convolution, if nothing else reads its result.
@@ -87,52 +113,73 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
     graph, conv = builder.graph, node.conv
     x, y = graph.tensor(node.inputs[0]), graph.tensor(node.outputs[0])
     octets = builder.instructions.octets is not None
-    gather = gather_kernel(conv, x.shape[2], octets)
+    channels = x.shape[2]
+    gather = gather_kernel(conv, channels, octets)
     assert gather is not None
+    label = identifier(node.name)
+    columns = grid(y.shape, ROW)[1]
+    kh, kw = conv.kernel
+    in_quads = len(_places(kh * kw * channels, octets))
+    zero_point = np.broadcast_to(np.asarray(x.quant.zero_point if x.quant else (0,), np.int8), x.shape[2:])
+    widest = (columns * 4 * conv.stride[1] + (kw - 1) * conv.dilation[1]) * channels + 64
+    pitch = -(-max(widest, (conv.pad[1] + x.shape[1]) * channels + 64) // (16 * channels)) * 16 * channels
+    return StemRows(
+        node=node,
+        image=graph.tensor(flip.inputs[0]) if flip else x,
+        gather=gather,
+        in_quads=in_quads,
+        windows_bytes=(columns * in_quads + 1) * TILE,
+        ring_bytes=kh * pitch,
+        values={
+            "label": label,
+            "gather": gather.name,
+            "height": x.shape[0],
+            "width": x.shape[1],
+            "channels": channels,
+            "kernel_h": kh,
+            "stride": conv.stride[0],
+            "pad": conv.pad,
+            "pitch": pitch,
+            "flip": -128 if flip else 0,
+            "columns": columns,
+        },
+        padding=Constant(f"padding_{label}", zero_point.copy(), "table"),
+    )
+
+
+def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> bool:
+    """A convolution for which ``can_stem`` holds, as a stage of its own; ``flip`` as for ``stem_rows``."""
+    y = builder.graph.tensor(node.outputs[0])
     label = identifier(node.name)
     e = plan_epilogue(node)
     rows, columns = grid(y.shape, ROW)
-    kh, kw = conv.kernel
-    depth = kh * kw * x.shape[2]
+    made = stem_rows(builder, node, flip)
     form = builder.result_form(y, ROW)
     plain = ("out",) if form == ROW else ()
-    in_quads = len(_places(depth, octets))
+    knob = builder.knobs(node.name)
     multiply = builder.pointwise(
-        in_quads, quads(y.shape[2]), columns, "channel", e, plain=plain, knob=builder.knobs(node.name)
+        made.in_quads, quads(y.shape[2]), columns, "channel", e, plain=plain, knob=knob
     )
-    image: Tensor = graph.tensor(flip.inputs[0]) if flip else x
-    source = builder.need(image.name, DENSE)
+    source = builder.need(made.image.name, DENSE)
     target = builder.provide(y.name, form)
-    zero_point = np.broadcast_to(np.asarray(x.quant.zero_point if x.quant else (0,), np.int8), x.shape[2:])
-    channels = x.shape[2]
-    widest = (columns * 4 * conv.stride[1] + (kw - 1) * conv.dilation[1]) * channels + 64
-    pitch = -(-max(widest, (conv.pad[1] + x.shape[1]) * channels + 64) // (16 * channels)) * 16 * channels
-    ring = builder.scratch(f"{label}_rows", kh * pitch)
-    windows = builder.scratch(f"{label}_windows", (columns * in_quads + 1) * TILE)
+    ring = builder.scratch(f"{label}_rows", made.ring_bytes)
+    windows = builder.scratch(f"{label}_windows", made.windows_bytes)
     shares = split(rows)
     body = render(
         "kernels/dotprod/stem.c.j2",
-        source=source,
-        ring=own(ring, shares.parts),
-        windows=own(windows, shares.parts),
+        stem={
+            **made.values,
+            "source": source,
+            "ring": own(ring, shares.parts),
+            "windows": own(windows, shares.parts),
+        },
         shares=shares,
-        label=label,
-        gather=gather.name,
-        height=x.shape[0],
-        width=x.shape[1],
-        channels=channels,
-        kernel_h=kh,
-        stride=conv.stride[0],
-        pad=conv.pad,
-        pitch=pitch,
-        flip=-128 if flip else 0,
-        columns=columns,
         multiply=call(
             multiply.kernel.name,
             "pointwise_call",
             {
                 "in": "windows",
-                "in_block": in_quads * TILE,
+                "in_block": made.in_quads * TILE,
                 "weights": f"weights_{label}",
                 "params": f"params_{label}",
                 "common": f"common_{label}",
@@ -147,23 +194,23 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
         ),
     )
     arrays = {
-        "weights": (multiply.pack(conv.weight.reshape(y.shape[2], -1)), "weight"),
+        "weights": (multiply.pack(conv_matrix(node)), "weight"),
         "params": (quad_records(node, e), "multiplier"),
         "common": (layer_record(node), "table"),
-        "padding": (zero_point.copy(), "table"),
     }
+    kernel_shape = "x".join(str(k) for k in node.conv.kernel)
     builder.add(
         Stage(
             name=label,
-            title=f"convolution {kh}x{kw}, {shape_text(image)} to {shape_text(y)}",
+            title=f"convolution {kernel_shape}, {shape_text(made.image)} to {shape_text(y)}",
             nodes=(flip.name, node.name) if flip else (node.name,),
             reads=(source,),
             writes=(target,),
             body=body,
             scratch=for_shares((ring, windows), shares.parts),
             parts=shares.parts,
-            kernels=(template_kernel("input_row"), gather, multiply.kernel),
-            constants=constants(label, arrays),
+            kernels=(*made.kernels, multiply.kernel),
+            constants=(*constants(label, arrays), made.padding),
         )
     )
     return True

@@ -11,6 +11,7 @@ block shapes of the tensors (2x2 or 1x4 pixels), are chosen over the whole netwo
 | `weights`   | `registers`, `memory`  | weight-stationary, or weights from L1 and more sums in registers  |
 | `start`     | `table`, `registers`   | initial sums                                                      |
 | `expand.*`, `project.*` |            | of the 1x1 kernels, as in `pointwise.py`                          |
+| `stem.*`    |                        | of the network's first layer where it is computed here too        |
 """
 
 from mnv3c.tuning import space
@@ -29,6 +30,13 @@ def quads(op):
     return -(-op.number("channels") // 4)
 
 
+def depth_of_image(op):
+    """Values of a window of the first layer; `i8mm` gathers them in whole groups of 8."""
+    height, width = op.pair("window")
+    values = height * width * op.number("image")
+    return -(-values // 8) * 8 if op.path == "i8mm" else values
+
+
 def legal(op, target):
     table = {
         "band_rows": range(1, rows(op) + 1),
@@ -36,6 +44,8 @@ def legal(op, target):
         "weights": ("registers", "memory"),
         "start": ("registers", "table"),
     }
+    if "image" in dict(op.shape):
+        table |= pointwise.inner(op, depth_of_image(op), op.number("channels"), "channel", "stem.")
     if op.number("in"):
         table |= pointwise.inner(op, op.number("in"), op.number("channels"), "pixel", "expand.")
     if op.number("out"):

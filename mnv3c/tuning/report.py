@@ -60,9 +60,13 @@ def shape_text(op: Op) -> str:
     shape = dict(op.shape)
     if op.operator == "vector":
         return f"{shape['in']} to {shape['out']}"
-    size = f"{shape['height']}x{shape['width']}"
+    size = f"{shape.get('height')}x{shape.get('width')}"
     if op.operator == "gate":
         return f"{size}x{shape['channels']}"
+    if op.operator == "chain":
+        numbers = sorted({int(name.partition(".")[0]) for name in shape})
+        links = [{k.removeprefix(f"{n}."): v for k, v in op.shape if k.startswith(f"{n}.")} for n in numbers]
+        return "; ".join(shape_text(Op("block", op.path, tuple(link.items()))) for link in links)
     if op.operator == "block":
         steps = [str(shape[k]) for k in ("in", "channels", "out") if shape[k]]
         window = f"{shape['kernel']}/{str(shape['stride']).split('x')[0]}"

@@ -21,7 +21,6 @@ from mnv3c.tuning.space import Op, Value
 
 # Choices that are made over the whole network; they are in an operator's shape, not in its schedule.
 NETWORK_KNOBS = ("block", "block_in", "block_out", "project")
-_EXPAND, _PROJECT = "expand.", "project."
 _NAME = "mnv3c_candidate"
 
 
@@ -31,12 +30,14 @@ class Layer:
 
     Attributes:
         nodes: names of the fused graph's nodes that the stage computes, in order.
+        owners: prefix of an operator's knobs to the node that has them, without it.
         choices: node to those of ``NETWORK_KNOBS`` that made this stage.
         needs, gives: tensors that the stage reads and writes as maps, each with its block shape.
     """
 
     op: Op
     nodes: tuple[str, ...]
+    owners: Mapping[str, str]
     choices: Mapping[str, Schedule]
     needs: tuple[tuple[str, str], ...]
     gives: tuple[tuple[str, str], ...]
@@ -45,26 +46,23 @@ class Layer:
         """A schedule of the operator as the path asks for it, with this layer's choices."""
         found: dict[str, dict[str, Value]] = {n: dict(c) for n, c in self.choices.items()}
         for knob, value in schedule.items():
-            node, name = self._owner(knob)
-            found.setdefault(node, {})[name] = value
+            prefix, name = _split(knob)
+            found.setdefault(self.owners[prefix], {})[name] = value
         return found
 
     def flat(self, by_node: Mapping[str, Schedule]) -> dict[str, Value]:
         """The inverse of ``by_node``, without the network's choices."""
         found: dict[str, Value] = {}
-        for node, knobs in by_node.items():
-            prefix = ""
-            if node not in self.choices:
-                prefix = _EXPAND if node == self.nodes[0] else _PROJECT
+        for prefix, node in self.owners.items():
+            knobs = by_node.get(node, {})
             found |= {f"{prefix}{k}": v for k, v in knobs.items() if k not in NETWORK_KNOBS}
         return found
 
-    def _owner(self, knob: str) -> tuple[str, str]:
-        if knob.startswith(_EXPAND):
-            return self.nodes[0], knob.removeprefix(_EXPAND)
-        if knob.startswith(_PROJECT):
-            return self.nodes[-1], knob.removeprefix(_PROJECT)
-        return next(iter(self.choices)), knob
+
+def _split(knob: str) -> tuple[str, str]:
+    """Prefix (with its dot) and name."""
+    prefix, dot, name = knob.rpartition(".")
+    return prefix + dot, name
 
 
 def layers(
@@ -88,9 +86,9 @@ def layer_of(fused: Graph, stage: Stage, path: str) -> Layer | None:
     members = [(n, c) for n in nodes if (c := _conv(n)) is not None]
     if not stage.schedule:
         return None
-    middle = next((i for i, (_, c) in enumerate(members) if c.depthwise), None)
-    if middle is not None:
-        return _block(fused, stage, path, [n for n, _ in members], middle)
+    if any(c.depthwise for _, c in members):
+        links = _links(members)
+        return _blocks(fused, stage, path, links) if links else None
     if len(members) == 1:
         return _convolution(fused, stage, path, *members[0])
     if len(nodes) == 1 and isinstance(nodes[0], q.QGate):
@@ -122,43 +120,107 @@ def _chosen(stage: Stage, node: Node) -> dict[str, Value]:
     return {k: v for k, v in stage.schedule.get(node.name, {}).items() if k in NETWORK_KNOBS}
 
 
-def _block(fused: Graph, stage: Stage, path: str, nodes: Sequence[Node], middle: int) -> Layer:
-    node = nodes[middle]
-    conv = _conv(node)
+@dataclass
+class _Link:
+    """A depthwise convolution and what is computed together with it; see ``paths/dotprod/links.py``."""
+
+    middle: Node
+    stem: Node | None
+    expand: Node | None
+    project: Node | None = None
+
+    @property
+    def nodes(self) -> list[Node]:
+        every = (self.stem, self.expand, self.middle, self.project)
+        return [n for n in every if n is not None]
+
+    def owners(self, prefix: str) -> dict[str, str]:
+        roles = {"": self.middle, "stem.": self.stem, "expand.": self.expand, "project.": self.project}
+        return {f"{prefix}{role}": n.name for role, n in roles.items() if n is not None}
+
+
+def _links(members: Sequence[tuple[Node, q.QConv]]) -> list[_Link]:
+    """The convolutions of a stage as links; none where they are something else."""
+    found: list[_Link] = []
+    stem: Node | None = None
+    expand: Node | None = None
+    for node, conv in members:
+        last = found[-1] if found else None
+        if conv.depthwise:
+            found.append(_Link(node, stem, expand))
+            stem = expand = None
+        elif last and last.project is None and node.inputs[0] == last.middle.outputs[0]:
+            last.project = node
+        elif conv.pointwise and expand is None:
+            expand = node
+        elif stem is None and expand is None:
+            stem = node
+        else:
+            return []
+    return found if stem is None and expand is None else []
+
+
+def _blocks(fused: Graph, stage: Stage, path: str, links: Sequence[_Link]) -> Layer:
+    """A block, or several that are one stage: a chain, whose names have the number of the block before."""
+    chain = len(links) > 1
+    shape: list[tuple[str, Value]] = []
+    owners: dict[str, str] = {}
+    choices: dict[str, Schedule] = {}
+    inside = {o for link in links for n in link.nodes for o in n.outputs}
+    needs: list[tuple[str, str]] = []
+    block_out = ""
+    for i, link in enumerate(links):
+        prefix = f"{i}." if chain else ""
+        owners |= link.owners(prefix)
+        chosen = _chosen(stage, link.middle)
+        chosen["project"] = "inside" if link.project is not None else "apart"
+        choices[link.middle.name] = chosen
+        shape += [(f"{prefix}{k}", v) for k, v in _link_shape(fused, link, chosen)]
+        block_in, block_out = str(chosen.get("block_in", "")), str(chosen.get("block_out", ""))
+        if link.stem is None:
+            needs.append(((link.expand or link.middle).inputs[0], block_in))
+        if link.project is not None and len(link.project.inputs) > 1:
+            needs.append((link.project.inputs[1], block_out))
+    last = links[-1]
+    return Layer(
+        Op("chain" if chain else "block", path, tuple(shape)),
+        stage.nodes,
+        owners,
+        choices,
+        tuple(n for n in needs if n[0] not in inside),
+        (((last.project or last.middle).outputs[0], block_out),),
+    )
+
+
+def _link_shape(fused: Graph, link: _Link, chosen: Schedule) -> list[tuple[str, Value]]:
+    conv = _conv(link.middle)
     assert conv is not None
-    expand = nodes[0] if middle else None
-    project = nodes[-1] if middle + 1 < len(nodes) else None
-    inner = fused.tensor(node.inputs[0])
-    chosen = _chosen(stage, node)
-    chosen["project"] = "inside" if project is not None else "apart"
-    block_in, block_out = str(chosen.get("block_in", "")), str(chosen.get("block_out", ""))
-    sums = isinstance(node, q.FusedConv) and node.channel_sum is not None
-    shape: list[tuple[str, Value]] = [
+    inner = fused.tensor(link.middle.inputs[0])
+    sums = isinstance(link.middle, q.FusedConv) and link.middle.channel_sum is not None
+    stem = _conv(link.stem) if link.stem is not None else None
+    image: list[tuple[str, Value]] = []
+    if stem is not None:
+        image = [
+            ("image", stem.weight.shape[3]),
+            ("window", _size(stem.kernel)),
+            ("step", _size(stem.stride)),
+        ]
+    return [
+        *image,
         ("height", inner.shape[0]),
         ("width", inner.shape[1]),
-        ("in", fused.tensor(expand.inputs[0]).shape[2] if expand else 0),
+        ("in", fused.tensor(link.expand.inputs[0]).shape[2] if link.expand else 0),
         ("channels", inner.shape[2]),
-        ("out", fused.tensor(project.outputs[0]).shape[2] if project else 0),
+        ("out", fused.tensor(link.project.outputs[0]).shape[2] if link.project else 0),
         ("kernel", _size(conv.kernel)),
         ("stride", _size(conv.stride)),
         ("dilation", _size(conv.dilation)),
         ("pad", _size(conv.pad)),
-        ("then", ",".join(_epilogue(n) for n in nodes)),
+        ("then", ",".join(_epilogue(n) for n in link.nodes)),
         ("sum", int(sums)),
-        ("block_in", block_in),
-        ("block_out", block_out),
+        ("block_in", str(chosen.get("block_in", ""))),
+        ("block_out", str(chosen.get("block_out", ""))),
     ]
-    last = nodes[-1] if project is not None else node
-    needs = [((expand or node).inputs[0], block_in)]
-    if project is not None and len(project.inputs) > 1:
-        needs.append((project.inputs[1], block_out))
-    return Layer(
-        Op("block", path, tuple(shape)),
-        tuple(n.name for n in nodes),
-        {node.name: chosen},
-        tuple(needs),
-        ((last.outputs[0], block_out),),
-    )
 
 
 def _convolution(fused: Graph, stage: Stage, path: str, node: Node, conv: q.QConv) -> Layer | None:
@@ -166,7 +228,7 @@ def _convolution(fused: Graph, stage: Stage, path: str, node: Node, conv: q.QCon
     chosen = _chosen(stage, node)
     ends: list[tuple[str, Value]] = [("in", x.shape[2]), ("out", y.shape[2]), ("then", _epilogue(node))]
     if x.shape[:2] == (1, 1):
-        return Layer(Op("vector", path, tuple(ends)), (node.name,), {node.name: chosen}, (), ())
+        return _single(Op("vector", path, tuple(ends)), stage, node, chosen)
     image: list[tuple[str, Value]] = [("height", y.shape[0]), ("width", y.shape[1]), *ends]
     sums = isinstance(node, q.FusedConv) and node.channel_sum is not None
     if conv.pointwise:
@@ -174,11 +236,11 @@ def _convolution(fused: Graph, stage: Stage, path: str, node: Node, conv: q.QCon
         image += [("sum", int(sums)), ("block", block)]
         needs = tuple((name, block) for name in node.inputs)
         gives = () if sums else ((node.outputs[0], block),)
-        return Layer(Op("pointwise", path, tuple(image)), (node.name,), {node.name: chosen}, needs, gives)
+        return _single(Op("pointwise", path, tuple(image)), stage, node, chosen, needs, gives)
     image += [("kernel", _size(conv.kernel)), ("stride", _size(conv.stride)), ("pad", _size(conv.pad))]
     # The paths with blocks make rows of 4 pixels of a convolution's result.
     gives = ((node.outputs[0], "1x4"),) if path in ("dotprod", "i8mm") else ((node.outputs[0], ""),)
-    return Layer(Op("convolution", path, tuple(image)), stage.nodes, {node.name: chosen}, (), gives)
+    return _single(Op("convolution", path, tuple(image)), stage, node, chosen, (), gives)
 
 
 def _gate(fused: Graph, stage: Stage, path: str, node: q.QGate) -> Layer:
@@ -187,7 +249,19 @@ def _gate(fused: Graph, stage: Stage, path: str, node: q.QGate) -> Layer:
     block = str(chosen.get("block", ""))
     shape: list[tuple[str, Value]] = [("height", x.shape[0]), ("width", x.shape[1]), ("channels", x.shape[2])]
     op = Op("gate", path, (*shape, ("block", block)))
-    return Layer(op, (node.name,), {node.name: chosen}, ((x.name, block),), ((node.output, block),))
+    return _single(op, stage, node, chosen, ((x.name, block),), ((node.output, block),))
+
+
+def _single(
+    op: Op,
+    stage: Stage,
+    node: Node,
+    chosen: Schedule,
+    needs: tuple[tuple[str, str], ...] = (),
+    gives: tuple[tuple[str, str], ...] = (),
+) -> Layer:
+    """The layer of a stage with knobs of one node."""
+    return Layer(op, stage.nodes, {"": node.name}, {node.name: chosen}, needs, gives)
 
 
 @dataclass(frozen=True, eq=False)

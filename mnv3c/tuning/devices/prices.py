@@ -6,6 +6,7 @@ take longer than everything else. Here they start a few times a batch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,7 @@ class PriceList:
     def __init__(self, core: Target) -> None:
         self._core = core
         self._texts: dict[int, str] = {}
+        self._forms: dict[str, llvm.Timing] = {}
         self._timings: dict[str, llvm.Timing] = {}
         self._cycles: dict[_Body, float] = {}
 
@@ -78,12 +80,32 @@ class PriceList:
         if not self._in_order:
             self._cycles.update(zip(bodies, llvm.block_cycles(bodies, self._core.mca_cpu), strict=True))
             return
-        new = sorted({t for b in bodies for t in b} - self._timings.keys())
+        texts = {t for b in bodies for t in b} - self._timings.keys()
+        forms = {t: form(t) for t in texts}
+        new = sorted(set(forms.values()) - self._forms.keys())
         if new:
-            self._timings.update(llvm.timings(new, self._core.mca_cpu))
+            self._forms.update(llvm.timings(new, self._core.mca_cpu))
+        self._timings.update({t: self._forms[f] for t, f in forms.items()})
         width = self._core.core.issue_width if self._core.core else 2
         for body in bodies:
             self._cycles[body] = scoreboard.block_cycles(body, self._timings, width)
+
+
+_REGISTER = re.compile(r"\b([xw]|[vqdshb])(\d+)\b")
+_OFFSET = re.compile(r"(\[[^],]+, )#-?\w+(\])")
+
+
+def form(text: str) -> str:
+    """An instruction with the same timing: registers by first use, another offset of its access."""
+    if "{" in text:  # a list of registers has to stay one
+        return text
+    known: dict[tuple[bool, str], str] = {}
+
+    def rename(match: re.Match[str]) -> str:
+        bank = match[1] in "xw"
+        return match[1] + known.setdefault((bank, match[2]), str(sum(k[0] == bank for k in known)))
+
+    return _OFFSET.sub(r"\1#16\2", _REGISTER.sub(rename, text))
 
 
 def _hot(code: Code, counts: np.ndarray) -> tuple[list[Block], list[Block]]:

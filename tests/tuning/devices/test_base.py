@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mnv3c.bench import llvm
 from mnv3c.codegen.library import build_library
 from mnv3c.codegen.write import write_folder
 from mnv3c.errors import Mnv3cError
@@ -14,6 +15,7 @@ from mnv3c.runners import open_library
 from mnv3c.tuning.devices import Candidate, Measurement, Status, Timing, timed
 from mnv3c.tuning.devices.base import Raw, judge, wrong_bytes
 from mnv3c.tuning.devices.bundle import units
+from mnv3c.tuning.devices.prices import form
 from tests.graphs import Builder
 from tests.tuning.devices.candidates import convolution
 
@@ -138,3 +140,30 @@ def test_doubts_are_summed_up() -> None:
     doubts.add([dataclasses.replace(ok, notes=("noisy: ...",)), Measurement("b", Status.LOST)])
     noisy, throttled = doubts.notes
     assert noisy.startswith("2 of 4 measurements were noisy") and throttled.startswith("1 of 4 measurements")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sdot v7.4s, v3.16b, v9.4b[2]", "sdot v0.4s, v1.16b, v2.4b[2]"),
+        ("add x5, x5, x9, lsl #2", "add x0, x0, x1, lsl #2"),
+        ("ldr q4, [x7, #0x30]", "ldr q0, [x0, #16]"),
+        ("ldp x29, x30, [sp, #-32]!", "ldp x0, x1, [sp, #16]!"),
+        ("ldr q4, [x7], #64", "ldr q0, [x0], #64"),
+        ("tbl v1.16b, { v4.16b, v5.16b }, v1.16b", "tbl v1.16b, { v4.16b, v5.16b }, v1.16b"),
+        ("movi v6.4s, #0x3", "movi v0.4s, #0x3"),
+        ("fmov w3, s3", "fmov w0, s0"),
+        ("nop", "nop"),
+    ],
+)
+def test_forms_of_instructions(text: str, expected: str) -> None:
+    assert form(text) == expected
+
+
+@pytest.mark.skipif(llvm.tools() is None, reason="llvm-mc and llvm-mca are not installed")
+def test_an_instruction_is_timed_as_its_form() -> None:
+    texts = ["sdot v7.4s, v3.16b, v9.16b", "ldr q4, [x7, #48]", "add x5, x5, x9, lsl #2", "str q9, [x3], #16"]
+    texts += ["smlal2 v20.4s, v1.8h, v2.8h", "ldp q8, q9, [x20, #-32]", "b.ne #-12", "subs x3, x3, #1"]
+    for core in ("cortex-a53", "cortex-a55"):
+        plain, forms = llvm.timings(texts, core), llvm.timings([form(t) for t in texts], core)
+        assert [plain[t] for t in texts] == [forms[form(t)] for t in texts]

@@ -12,6 +12,7 @@ import pytest
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import load
+from mnv3c.frontend.quantized import is_quantized
 
 NODE = {"target": "torch.ops.aten.relu.default", "name": "relu", "inputs": [], "outputs": [], "metadata": {}}
 TENSOR = {"path_name": "weight_0", "is_param": True, "use_pickle": False, "tensor_meta": {}}
@@ -120,6 +121,13 @@ def test_weights_are_no_model(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"net{suffix}"
     path.write_bytes(b"anything")
     assert "--weights" in refused(str(path))
+
+
+def test_a_quantised_program_has_no_float_graph(tmp_path: Path) -> None:
+    target = "torch.ops.quantized_decomposed.quantize_per_tensor.default"
+    path = archive(tmp_path / "net.pt2", [{**NODE, "target": target}])
+    assert "a quantised program has no float graph" in refused(path)
+    assert is_quantized(path) and not is_quantized(archive(tmp_path / "float.pt2", [NODE]))
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -106,9 +106,9 @@ class _Importer:
                 raise Mnv3cError("is not quantised: its operator is not followed by a QuantizeLinear", place)
         source = PurePath(self.model.path)
         meta: dict[str, object] = {
-            "source": "onnx",
+            "source": self.model.source,
             "file": source.name,
-            "format": "ONNX, QDQ",
+            "format": self.model.format,
             "input_layout": "NCHW",
         }
         return self.builder.finish(source.stem, meta)

@@ -50,6 +50,8 @@ class Model:
     inputs: tuple[InputInfo, ...]
     outputs: tuple[str, ...]
     opset: int
+    source: str = "onnx"
+    format: str = "ONNX, QDQ"
 
 
 def proto(path: Path | str) -> onnx.ModelProto:

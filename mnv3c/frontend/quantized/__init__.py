@@ -1,4 +1,4 @@
-"""Models that come quantised: TFLite (uint8, int8) and ONNX QDQ, straight to the integer graph.
+"""Models that come quantised: TFLite (uint8, int8), ONNX QDQ and PyTorch PT2E, to the integer graph.
 
 The model's own scales are kept, and what it rounds between two operators is rounded here, so that the
 graph computes what the model's runtime computes. The importers of the formats are in
@@ -19,10 +19,10 @@ _MARK = b"TFL3"
 def load(path: Path | str, *, round_weights: bool = False, round_twice: bool | None = None) -> Graph:
     """The integer graph of a quantised model file.
 
-    ``meta`` has ``source`` (``tflite`` or ``onnx``), ``file`` (its name), ``sha256`` of it, ``format``,
-    ``input_layout`` (the file's own; the graph is ``(H, W, C)``), ``classes`` and ``notes``. A uint8
-    or int8 input stays one, and so does an output; the graph between is int8. A softmax at the end is left
-    out (a note says so).
+    ``meta`` has ``source`` (``tflite``, ``onnx`` or ``torch``), ``file`` (its name), ``sha256`` of it,
+    ``format``, ``input_layout`` (the file's own; the graph is ``(H, W, C)``), ``classes`` and ``notes``. A
+    uint8 or int8 input stays one, and so does an output; the graph between is int8. A softmax at the end is
+    left out (a note says so).
 
     Args:
         round_weights: make all weights int8, which every kernel is fast for, by rounding the few
@@ -39,6 +39,10 @@ def load(path: Path | str, *, round_weights: bool = False, round_twice: bool | N
         from mnv3c.frontend import tflite
 
         graph = tflite.load(path, round_weights=round_weights, round_twice=round_twice)
+    elif Path(path).suffix == ".pt2":
+        from mnv3c.frontend import torch_export
+
+        graph = torch_export.load_quantized(Path(path), round_weights=round_weights)
     else:
         from mnv3c.frontend import qdq
 
@@ -48,7 +52,7 @@ def load(path: Path | str, *, round_weights: bool = False, round_twice: bool | N
 
 
 def is_quantized(path: Path | str) -> bool:
-    """Whether ``path`` is a model that ``load`` is for: TFLite or ONNX, and not a float one.
+    """Whether ``path`` is a model that ``load`` is for: TFLite, ONNX or PyTorch, and not a float one.
 
     Raises:
         Mnv3cError: the file cannot be read, or is damaged.
@@ -57,6 +61,10 @@ def is_quantized(path: Path | str) -> bool:
         from mnv3c.frontend import tflite
 
         return tflite.is_quantized(path)
+    if Path(path).suffix == ".pt2":
+        from mnv3c.frontend import torch_export
+
+        return torch_export.is_quantized(Path(path))
     if Path(path).suffix != ".onnx":
         return False
     from mnv3c.frontend import qdq

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.torch_export.archive import check_archive
+from mnv3c.ir.graph import Graph
 
 T = TypeVar("T")
 
@@ -32,12 +33,9 @@ def load(path: Path, input_shape: tuple[int, ...] | None, lower: Callable[[Any, 
     if input_shape is not None:
         raise Mnv3cError("a .pt2 file says it itself; export the network for this shape", "--shape")
     contents = check_archive(path)
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise Mnv3cError(
-            "reading it needs PyTorch, which is not installed; pip install mnv3c[torch]", str(path)
-        ) from None
+    if contents.quantized:
+        raise Mnv3cError("a quantised program has no float graph", str(path))
+    _require_torch(path)
     from mnv3c.frontend.torch_export.importer import import_program
 
     imported = import_program(path, contents)
@@ -52,3 +50,26 @@ def load(path: Path, input_shape: tuple[int, ...] | None, lower: Callable[[Any, 
         return lower(imported.module, meta)
     except Mnv3cError as error:
         raise Mnv3cError(error.message, f"{path}: {imported.place(error.place)}") from None
+
+
+def load_quantized(path: Path, *, round_weights: bool = False) -> Graph:
+    """The integer graph of a file for which ``is_quantized``; raises ``Mnv3cError`` as ``load``."""
+    contents = check_archive(path)
+    _require_torch(path)
+    from mnv3c.frontend.torch_export import quantized
+
+    return quantized.load(path, contents, round_weights=round_weights)
+
+
+def is_quantized(path: Path) -> bool:
+    """Whether the program quantises anything; raises ``Mnv3cError`` if the file is damaged."""
+    return check_archive(path).quantized
+
+
+def _require_torch(path: Path) -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise Mnv3cError(
+            "reading it needs PyTorch, which is not installed; pip install mnv3c[torch]", str(path)
+        ) from None

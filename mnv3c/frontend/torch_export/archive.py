@@ -23,6 +23,7 @@ MAX_FILE_BYTES = 2**31 - 1
 MAX_NODES = 10_000
 # Of one operator of PyTorch, or the choice of one of several results; nothing else is called.
 _TARGET = re.compile(r"torch\.ops\.\w+\.\w+\.\w+|_operator\.getitem")
+_QUANTIZED = "torch.ops.quantized_decomposed."
 _GRAPH = "models/model.json"
 _TABLES = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 _SAMPLES = "data/sample_inputs/model.pt"
@@ -41,11 +42,13 @@ class Contents:
         sha256: of the file, in hex.
         torch_version: that wrote it.
         samples: the pickled sample inputs, or nothing; PyTorch loads them with its program.
+        quantized: whether the program quantises anything.
     """
 
     sha256: str
     torch_version: str
     samples: bytes
+    quantized: bool
 
 
 def check_archive(path: Path) -> Contents:
@@ -70,10 +73,12 @@ def check_archive(path: Path) -> Contents:
         raise Mnv3cError("not a .pt2 file of torch.export.save, or truncated or corrupted", place) from None
     _check_graph(graph, place)
     version = graph.get("torch_version")
+    targets = [str(node["target"]) for node in graph["graph_module"]["graph"]["nodes"]]
     return Contents(
         sha256=hashlib.sha256(data).hexdigest(),
         torch_version=version[:40] if isinstance(version, str) and version.isprintable() else "unknown",
         samples=entries.get(_SAMPLES, b""),
+        quantized=any(target.startswith(_QUANTIZED) for target in targets),
     )
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,8 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.relax_passes.straight_line import Context, rewrite, shape_of
 from mnv3c.frontend.torch_export.archive import Contents
-from mnv3c.frontend.torch_export.operators import check_program, describe
+from mnv3c.frontend.torch_export.operators import describe
+from mnv3c.frontend.torch_export.program import last_line, open_program, quiet
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,72 +46,17 @@ def import_program(path: Path, contents: Contents) -> Imported:
         Mnv3cError: PyTorch cannot read it, or the program is not supported.
     """
     place = str(path)
-    with _quiet():
-        program = _load(path, contents)
-        name, shape = _input(program, place)
-        _check_tensors(program, place)
-        try:
-            program = program.run_decompositions()
-        except Exception as error:
-            raise Mnv3cError(f"PyTorch cannot decompose it: {_last_line(error)}", place) from None
-        check_program(program, place)
-        importer = ExportedProgramImporter()
+    opened = open_program(path, contents)
+    program = opened.program
+    importer = ExportedProgramImporter()
+    with quiet():
         try:
             module = importer.from_exported_program(program, False, True, False, None)
         except Exception as error:
-            raise Mnv3cError(f"TVM cannot import it: {_last_line(error)}", place) from None
+            raise Mnv3cError(f"TVM cannot import it: {last_line(error)}", place) from None
     _check_shapes(program, importer.env, place)
     nodes = tuple(describe(n) for n in program.graph.nodes)
-    return Imported(_named(module, program, importer.env), name, shape, nodes)
-
-
-def _load(path: Path, contents: Contents) -> torch.export.ExportedProgram:
-    place = str(path)
-    if contents.samples:
-        try:
-            torch.load(io.BytesIO(contents.samples), weights_only=True)
-        except Exception:
-            # torch.export.load would go on and unpickle whatever it is.
-            raise Mnv3cError("sample inputs are no plain tensors", place) from None
-    try:
-        return torch.export.load(path)
-    except Exception:
-        versions = f"saved by PyTorch {contents.torch_version}, this is {torch.__version__}"
-        raise Mnv3cError(f"PyTorch cannot read the program ({versions})", place) from None
-
-
-def _input(program: torch.export.ExportedProgram, place: str) -> tuple[str, tuple[int, ...]]:
-    kinds = torch.export.graph_signature.InputKind
-    names = [s.arg.name for s in program.graph_signature.input_specs if s.kind is kinds.USER_INPUT]
-    if len(names) != 1:
-        listed = ", ".join(names) or "none"
-        raise Mnv3cError(f"one input is supported, the program has {len(names)} ({listed})", place)
-    value = next(n.meta.get("val") for n in program.graph.nodes if n.name == names[0])
-    where = f"{place}: input {names[0]!r}"
-    if not isinstance(value, torch.Tensor) or value.dtype is not torch.float32:
-        raise Mnv3cError(
-            f"must be a float32 tensor, is {getattr(value, 'dtype', type(value).__name__)}", where
-        )
-    shape = tuple(int(d) for d in value.shape)
-    if len(shape) != 4:
-        raise Mnv3cError(f"shape {list(shape)} is not that of one image, [1, channels, height, width]", where)
-    if shape[0] != 1:
-        raise Mnv3cError(f"a batch of {shape[0]} is not supported, only of 1", where)
-    return names[0], shape
-
-
-def _check_tensors(program: torch.export.ExportedProgram, place: str) -> None:
-    """Every weight is float32, in memory, and finite."""
-    for name, tensor in (*program.state_dict.items(), *program.constants.items()):
-        where = f"{place}: tensor {name!r}"
-        if not isinstance(tensor, torch.Tensor):
-            raise Mnv3cError("is no tensor", where)
-        if tensor.dtype in (torch.float16, torch.bfloat16, torch.float64) or tensor.is_quantized:
-            raise Mnv3cError(f"is {tensor.dtype}; call float() on the network before exporting it", where)
-        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
-            raise Mnv3cError("is sparse, or not in the memory of the CPU", where)
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise Mnv3cError("holds values that are not finite", where)
+    return Imported(_named(module, program, importer.env), opened.input_name, opened.input_shape, nodes)
 
 
 def _check_shapes(program: torch.export.ExportedProgram, variables: Mapping[Any, Any], place: str) -> None:
@@ -153,21 +95,3 @@ def _named(module: Any, program: torch.export.ExportedProgram, variables: Mappin
         return call.tuple_value.fields[call.index] if is_field else None
 
     return rewrite(module, rename)
-
-
-def _last_line(error: Exception) -> str:
-    return ((str(error).strip() or type(error).__name__).splitlines()[-1])[:200]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """PyTorch and TVM log and print what they raise as well."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

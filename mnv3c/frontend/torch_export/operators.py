@@ -57,13 +57,18 @@ def _check_node(node: torch.fx.Node, path: str) -> None:
             raise Mnv3cError("only the first result of an operator is supported", place)
         return
     if name not in OPERATORS:
-        listed = ", ".join(sorted({n.partition(".")[0] for n in OPERATORS if not n.startswith("_assert")}))
+        hidden = ("_assert", "quantized")
+        listed = ", ".join(sorted({n.partition(".")[0] for n in OPERATORS if not n.startswith(hidden)}))
         raise Mnv3cError(f"is not supported; of PyTorch's core operators, these are: {listed}", place)
+    OPERATORS[name](arguments(node), place)
+
+
+def arguments(node: torch.fx.Node) -> dict[str, Any]:
+    """Every argument of a call by its name, with defaults."""
     target: Any = node.target
     schema = target._schema.arguments
     values: dict[str, Any] = {a.name: a.default_value for a in schema if a.has_default_value()}
-    values |= dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
-    OPERATORS[name](values, place)
+    return values | dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
 
 
 def _any(_: Arguments, __: str) -> None:
@@ -126,4 +131,10 @@ OPERATORS: Mapping[str, Callable[[Arguments, str], None]] = {
     "alias.default": _any,
     "_assert_tensor_metadata.default": _any,
     "_to_copy.default": _is(dtype=torch.float32),
+    # Of quantised programs.
+    "quantized_decomposed.quantize_per_tensor.default": _any,
+    "quantized_decomposed.quantize_per_tensor.tensor": _any,
+    "quantized_decomposed.dequantize_per_tensor.default": _any,
+    "quantized_decomposed.dequantize_per_tensor.tensor": _any,
+    "quantized_decomposed.dequantize_per_channel.default": _any,
 }

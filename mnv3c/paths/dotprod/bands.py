@@ -11,6 +11,8 @@ from mnv3c.paths.dotprod.windows import WindowPlan
 # Bytes of window and depthwise result that stay in a 32 KiB L1 beside input, weights and result. Higher
 # bands would carry fewer rows, but fill more lines.
 _BYTES = 16 * 1024
+# The same where memory is worth more than the instructions that carry rows.
+_SMALL_BYTES = 6 * 1024
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ def plan_bands(
     middle: bool,
     knob: Knob = by_rule,
     most: int | None = None,
+    small: bool = False,
 ) -> Bands:
     """The highest bands whose window (and depthwise result, for ``middle``) stay in L1.
 
     Args:
         result: rows and columns of the result's blocks.
         most: rows that are wanted at once, if not as many as possible.
+        small: little memory rather than few instructions.
     """
     rows_out, columns_out = result
     pitch = max((columns_out - 1) * plan.step[1] + plan.span[1], columns_in - plan.origin[1])
@@ -70,7 +74,8 @@ def plan_bands(
         held = rows_of(band) * pitch + (band * columns_out if middle else 0)
         return held * quads_held * TILE
 
-    highest = max((b for b in range(1, rows_out + 1) if bytes_of(b) <= _BYTES), default=1)
+    limit = _SMALL_BYTES if small else _BYTES
+    highest = max((b for b in range(1, rows_out + 1) if bytes_of(b) <= limit), default=1)
     if most is not None:
         band = min(highest, most)
     else:

@@ -83,7 +83,8 @@ def projection_of(builder: Builder, node: q.FusedConv, inner: str | None = None)
         return None
     if reader.residual is not None and reader.inputs[1] != inner and not builder.known(reader.inputs[1]):
         return None
-    wanted = builder.knob(node.name, "project", "inside" if y.bytes >= _FUSE_FROM else "apart")
+    worth = builder.small or y.bytes >= _FUSE_FROM
+    wanted = builder.knob(node.name, "project", "inside" if worth else "apart")
     return reader if wanted == "inside" else None
 
 
@@ -101,9 +102,9 @@ def stem_waits(builder: Builder, node: q.FusedConv) -> bool:
 
 
 def link_waits(builder: Builder, m: Members) -> bool:
-    """Whether the result of a link may exist only inside the stage of the block after it, some rows at once."""
+    """Whether the result of a link may exist only inside the stage of the next block, some rows at once."""
     graph, y = builder.graph, builder.graph.tensor(m.result)
-    if m.project is None or y.name in graph.outputs or y.bytes < _FUSE_FROM:
+    if m.project is None or y.name in graph.outputs or not (builder.small or y.bytes >= _FUSE_FROM):
         return False
     expand = sole_reader(builder, y.name)
     if expand is None or not can_expand(builder, expand):

@@ -14,6 +14,7 @@ from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Shape, Tensor
 from mnv3c.paths.common.knobs import K, Knob
 from mnv3c.paths.common.regions import external, region_names
+from mnv3c.paths.common.shares import MOST
 from mnv3c.paths.dotprod.layout import BLOCKS, TILE, best_block, block_name, quads, tiled_bytes
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 from mnv3c.paths.dotprod.windows import Block
@@ -67,9 +68,16 @@ class Builder:
     """The program under construction."""
 
     def __init__(
-        self, graph: Graph, instructions: Instructions, schedules: Mapping[str, Schedule] | None = None
+        self,
+        graph: Graph,
+        instructions: Instructions,
+        schedules: Mapping[str, Schedule] | None = None,
+        memory: str = "fast",
     ) -> None:
         self.graph = graph
+        self.small = memory == "small"
+        # Shares of stages in which each needs windows of its own, or must not overwrite another one's input.
+        self.window_shares = 1 if self.small else MOST
         self.instructions = instructions
         self.pointwise = instructions.pointwise
         self._names = region_names(graph)

@@ -24,7 +24,7 @@ from mnv3c.paths.dotprod.stem import can_stem, lower_stem
 
 def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> Program:
     """Stages in the order of the nodes; what exists only inside a stage waits for that stage's last node."""
-    builder = Builder(graph, instructions, options.schedules)
+    builder = Builder(graph, instructions, options.schedules, options.memory)
     waiting: dict[str, q.FusedConv] = {}
     stems: dict[str, q.FusedConv] = {}
     links: dict[str, Members] = {}

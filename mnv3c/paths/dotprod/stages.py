@@ -323,7 +323,7 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
     }
     gather = template_kernel("gather")
     windows = builder.scratch(f"{label}_windows", (columns * quads(depth) + 1) * TILE)
-    shares = split(rows)
+    shares = split(rows, builder.window_shares)
     gather_call = call(
         gather.name,
         "gather_call",
@@ -417,7 +417,7 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
     read, gate_region = builder.need(x.name, block), builder.need(gate.name, DENSE)
     write = builder.provide(y.name, form)
     spread = builder.scratch(f"{label}_terms", quads(channels) * 32)
-    shares = split(rows * columns)
+    shares = split(rows * columns, builder.window_shares)
     at = "" if shares.parts == 1 else f" + (ptrdiff_t)first * {quads(channels) * TILE}"
     body = "" if shares.parts == 1 else f"const int32_t first = {shares.begin};\n"
     body += (

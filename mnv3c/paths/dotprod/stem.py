@@ -164,7 +164,7 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
     target = builder.provide(y.name, form)
     ring = builder.scratch(f"{label}_rows", made.ring_bytes)
     windows = builder.scratch(f"{label}_windows", made.windows_bytes)
-    shares = split(rows)
+    shares = split(rows, builder.window_shares)
     body = render(
         "kernels/dotprod/stem.c.j2",
         stem={

@@ -484,6 +484,10 @@ int main(int argc, char **argv) {
   (void)signal(SIGPIPE, SIG_IGN);
   (void)sigaction(SIGINT, &(struct sigaction){.sa_handler = stop}, NULL);
   (void)sigaction(SIGTERM, &(struct sigaction){.sa_handler = stop}, NULL);
+  if (strcmp(host, "127.0.0.1") != 0 && strcmp(host, "::1") != 0) {
+    say("whoever reaches %s port %d can run any code as this user: TVM's RPC has no authentication", host,
+        port_of(listener));
+  }
   (void)printf("listening on %s:%d\n", host, port_of(listener));
   (void)fflush(stdout);
 

@@ -189,7 +189,7 @@ static void prepare_child(int64_t cpus) {
     CPU_ZERO(&set);
     for (int i = 0; i < 63; ++i) {
       if ((cpus >> i & 1) != 0) {
-        CPU_SET(i, &set);
+        CPU_SET((size_t)i, &set);
       }
     }
     (void)sched_setaffinity(0, sizeof set, &set);
@@ -199,10 +199,12 @@ static void prepare_child(int64_t cpus) {
 #endif
 }
 
+#if defined(__aarch64__) && defined(__linux__)
 static long read_file(const char *path, char *to, long room) {
   const int file = open(path, O_RDONLY);
   return file < 0 ? 0 : (long)read(file, to, (size_t)room);
 }
+#endif
 
 static double core_number(void) {
 #ifdef __linux__
@@ -247,7 +249,7 @@ static double clock_rate(void) {
     const int64_t took = now() - begin;
     best = took < best ? took : best;
   }
-  return best > 0 ? (double)CHAIN * TURNS * 1e9 / (double)best : 0.0;
+  return best > 0 ? (double)(CHAIN * TURNS) * 1e9 / (double)best : 0.0;
 }
 
 static size_t pages(int64_t bytes) { return ((size_t)bytes + PAGE - 1) / PAGE * PAGE; }

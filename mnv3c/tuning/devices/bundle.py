@@ -185,6 +185,13 @@ class Builder:
     def probe(self, target: Path) -> None:
         """A shared object without candidates, for any 64-bit Arm Linux: it tells what the device is."""
         own, arguments = self._shim(hosted=False)
+        self._link_empty(target, own, arguments)
+
+    def program(self, target: Path, harness: Path, arguments: Sequence[str]) -> None:
+        """``harness`` without candidates."""
+        self._link_empty(target, (harness,), arguments)
+
+    def _link_empty(self, target: Path, own: Sequence[Path], arguments: Sequence[str]) -> None:
         table = self.own_object(self.table([], []))
         run(self.compiler, [*self._flags, *arguments, *map(str, (*own, table)), "-o", str(target)], "linking")
 

@@ -24,6 +24,8 @@ from mnv3c.tuning.devices.bundle import Builder
 from mnv3c.tuning.devices.prices import PriceList
 from mnv3c.tuning.devices.timed import output_bytes, packed_inputs
 
+# At a fixed address, constants apart from the code.
+_LINK = ("-static", "-fno-pie", "-no-pie", "-Wl,-z,separate-code")
 _HEAD = struct.Struct("<ii")
 _TIMEOUT_SIGNAL = 14  # SIGALRM
 _SIGNALS = {4: "illegal instruction", 7: "bad memory access", 8: "arithmetic fault", 11: "bad memory access"}
@@ -80,6 +82,7 @@ class SimulatedDevice:
         self._prices = PriceList(core)
         self._batches = 0
         self.simulations: dict[str, Simulation] = {}
+        self._try()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -91,14 +94,25 @@ class SimulatedDevice:
         """How cycles are estimated, for people and records."""
         return self._prices.method
 
+    def _try(self) -> None:
+        """A run without candidates: what ails the emulator must not be taken for a candidate's fault."""
+        program = Path(self._folder.name, "trial")
+        self._builder.program(program, self._harness, _LINK)
+        done = qemu.count_some(
+            program, self.core.qemu_cpu, ("/dev/null", f"{program}.results", "0", "0", "5")
+        )
+        program.unlink()
+        if done.code or not done.segments:
+            reason = done.message or f"ended with {done.code}"
+            raise Mnv3cError(f"cannot count a program: {reason}", "qemu-aarch64")
+
     def measure(self, batch: Sequence[Candidate], progress: Progress | None = None) -> list[Measurement]:
         """See ``Device.measure``. ``simulations`` has the details of this batch afterwards, by key."""
         self.simulations = {}
         built = self._builder.objects(batch)
         self._batches += 1
         program = Path(self._folder.name, f"batch-{self._batches}")
-        arguments = ("-static", "-fno-pie", "-no-pie", "-Wl,-z,separate-code")
-        numbers, unlinked = self._builder.link(batch, built, program, (self._harness,), arguments)
+        numbers, unlinked = self._builder.link(batch, built, program, (self._harness,), _LINK)
         results: dict[int, Measurement] = {
             i: Measurement(batch[i].key, Status.FAILED_TO_BUILD, unit=self.unit, detail=reason)
             for i, reason in {**built.failures, **unlinked}.items()

@@ -20,6 +20,7 @@ class Builder:
         self.rng = np.random.default_rng(seed)
         self.name = name
         self.short = seed % 2 == 1
+        self.outliers = 0  # weights a convolution outside of 8 bits
         self.tensors: dict[str, Tensor] = {}
         self.nodes: list[Node] = []
         self.inputs: list[str] = []
@@ -80,6 +81,9 @@ class Builder:
         weight = np.clip(np.rint(self.rng.normal(0, 45, (out, kh, kw, channels // groups))), -127, 127)
         taps = kh * kw * channels // groups
         spread = 45 * 74 * taps**0.5
+        if self.outliers:
+            weight.flat[self.rng.integers(0, weight.size, self.outliers)] = self.rng.integers(128, 256)
+            weight.flat[self.rng.integers(0, weight.size)] = -255
         bias = self.perhaps_short(self.rng.normal(0, spread / 4, out).astype(np.int32))
         r = self.requant(out, spread, target or (40 if dtype == "int8" else 9000), shift, **clamp)
         if offset:
@@ -89,7 +93,8 @@ class Builder:
         name, outputs = self._fresh("conv")
         dilations = (dilation, dilation)
         size = window_output_size((height, width), (kh, kw), strides, pad, dilations)
-        node = q.QConv(name, (x,), outputs, weight.astype(np.int8), bias, r, strides, pad, dilations, groups)
+        weight = weight.astype(np.int16 if self.outliers else np.int8)
+        node = q.QConv(name, (x,), outputs, weight, bias, r, strides, pad, dilations, groups)
         return self._add(node, (*size, out), dtype, zero_point)
 
     def depthwise(self, x: str, kernel: int | tuple[int, int] = 3, **kwargs: object) -> str:
@@ -122,6 +127,20 @@ class Builder:
         name, outputs = self._fresh("add")
         node = q.QAdd(name, (a, b), outputs, (multipliers[0], multipliers[1]), fraction, bias, **clamp)
         return self._add(node, self.tensors[a].shape, "int8")
+
+    def add32(self, a: str, b: str, shift: int = 18, **clamp: int) -> str:
+        multipliers = [int(n) for n in self.rng.integers(1 << 17, 1 << 19, 2)]
+        name, outputs = self._fresh("sum")
+        bias, offset = (int(n) for n in self.rng.integers((-1 << 24, -100), (1 << 24, 100)))
+        node = q.QAdd32(name, (a, b), outputs, (multipliers[0], multipliers[1]), shift, bias, offset, **clamp)
+        return self._add(node, self.tensors[a].shape, "int8", (offset,))
+
+    def multiply(self, x: str, y: str, shift: int = 3, **clamp: int) -> str:
+        name, outputs = self._fresh("product")
+        zeros = [int(n) for n in self.rng.integers(-128, 128, 2)]
+        multiplier = int(self.rng.integers(1 << 30, 1 << 31)) >> (7 + shift)
+        node = q.QMultiply(name, (x, y), outputs, (zeros[0], zeros[1]), multiplier, shift, 5, **clamp)
+        return self._add(node, self.tensors[x].shape, "int8")
 
     def channel_sum(self, x: str) -> str:
         name, outputs = self._fresh("sum")

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
-
 from mnv3c.codegen.program import Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
@@ -38,7 +36,7 @@ def as_fused(node: object) -> q.FusedConv | None:
     """A convolution with whatever follows it, in one form; ``None`` for one that only ``ref`` computes."""
     if isinstance(node, q.QConv):
         node = q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
-    if not isinstance(node, q.FusedConv) or node.conv.weight.dtype != np.int8:
+    if not isinstance(node, q.FusedConv):
         return None
     return node if node.conv.requant.right is None else None
 

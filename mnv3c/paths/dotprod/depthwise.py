@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,12 +12,15 @@ from mnv3c.codegen.render import render
 from mnv3c.ir.int_ops import QConv
 from mnv3c.paths.common.knobs import Knob, by_rule
 from mnv3c.paths.dotprod.epilogue import Epilogue
-from mnv3c.paths.dotprod.windows import Block, WindowPlan, plan_lookup
+from mnv3c.paths.dotprod.outliers import split
+from mnv3c.paths.dotprod.windows import Block, Lookup, WindowPlan, plan_lookup
 
 # Vectors that fit in registers beside a few tiles: weights, accumulators of two blocks, constants.
 _REGISTERS = 26
 # So many weights may stay in memory while the others are in registers.
 _ALMOST = 3
+# Behind the weights of a quad that are sums: whether they are.
+_FLAG_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,13 @@ class DepthwiseKernel:
     Attributes:
         steps: runs of the main group for each row of blocks.
         vector_bytes: scratch for weight vectors, 0 where they stay in registers.
+        quad_bytes: packed weights of a quad.
     """
 
     kernel: Kernel
     steps: int
     vector_bytes: int
+    quad_bytes: int
 
 
 def depthwise_kernel(
@@ -149,35 +154,67 @@ def depthwise_kernel(
     variant = "_memory" * (fits and not resident) + "_held" * (resident and not fits)
     variant += "_direct" * (start == "registers")
     name = f"depthwise_{label}_{blocks if steps else 0}_{tail}e{edge_pixels}_{e.label}{variant}_dotprod"
-    groups = []
-    if steps:
-        groups.append(_block_group(plan, blocks, held, 0))
-    if tail:
-        groups.append(_block_group(plan, tail, held, edge_pixels))
-    used = sorted(set().union(*(g.vectors for g in groups)))
-    source = render(
-        "kernels/dotprod/depthwise.c.j2",
-        name=name,
-        title=f"{conv.kernel[0]}x{conv.kernel[1]}, stride {conv.stride[0]}, blocks {block_in} to {block_out}",
-        epilogue=e,
-        lookup=lookup,
-        used=[(v, *lookup.vectors[v]) for v in used],
-        offsets=sorted({lookup.vectors[v][0] for v in used}),
-        used_indices=sorted({lookup.vectors[v][1] for v in used}),
-        held=held,
-        start=max(len(g.accumulators) for g in groups) if start == "table" else 0,
-        main=groups[0] if steps else None,
-        tail=groups[-1] if tail else None,
-        blocks=blocks,
-        has_main=steps > 0,
-        edge_pixels=edge_pixels,
-        edge_mask=[255 if i < 4 * edge_pixels else 0 for i in range(16)],
-        row_step=plan.step[0],
-        weight_bytes=conv.kernel[0] * conv.kernel[1] * 4,
+    taps = conv.kernel[0] * conv.kernel[1] * 4
+    parts = 1 + len(split(conv.weight).rest)
+    quad_bytes = taps if parts == 1 else parts * taps + _FLAG_BYTES
+
+    title = f"{conv.kernel[0]}x{conv.kernel[1]}, stride {conv.stride[0]}, blocks {block_in} to {block_out}"
+
+    def source_of(name: str, plan: WindowPlan, lookup: Lookup, held: int) -> str:
+        groups = []
+        if steps:
+            groups.append(_block_group(plan, blocks, held, 0))
+        if tail:
+            groups.append(_block_group(plan, tail, held, edge_pixels))
+        used = sorted(set().union(*(g.vectors for g in groups)))
+        return render(
+            "kernels/dotprod/depthwise.c.j2",
+            name=name,
+            title=title,
+            epilogue=e,
+            lookup=lookup,
+            used=[(v, *lookup.vectors[v]) for v in used],
+            offsets=sorted({lookup.vectors[v][0] for v in used}),
+            used_indices=sorted({lookup.vectors[v][1] for v in used}),
+            held=held,
+            start=max(len(g.accumulators) for g in groups) if start == "table" else 0,
+            main=groups[0] if steps else None,
+            tail=groups[-1] if tail else None,
+            blocks=blocks,
+            has_main=steps > 0,
+            edge_pixels=edge_pixels,
+            edge_mask=[255 if i < 4 * edge_pixels else 0 for i in range(16)],
+            row_step=plan.step[0],
+            weight_bytes=quad_bytes,
+        )
+
+    count = len(plan.vectors)
+    if parts == 1:
+        source = source_of(name, plan, lookup, held)
+        return DepthwiseKernel(Kernel(name, source), steps, 0 if held == count else 16 * count, quad_bytes)
+    # Weights of 9 bits: a kernel for the quads without, one with each product as a sum, one that chooses.
+    name = name.replace("depthwise_", f"depthwise_split{parts}_")
+    vectors = tuple((offset + part * taps, i) for part in range(parts) for offset, i in lookup.vectors)
+    whole = replace(
+        plan,
+        vectors=plan.vectors * parts,
+        products=tuple(
+            replace(p, vector=p.vector + part * count) for part in range(parts) for p in plan.products
+        ),
     )
-    return DepthwiseKernel(
-        Kernel(name, source), steps, 0 if held == len(plan.vectors) else 16 * len(plan.vectors)
-    )
+    sources = [
+        source_of(f"{name}_plain", plan, lookup, held),
+        source_of(f"{name}_whole", whole, replace(lookup, vectors=vectors), 0),
+        render(
+            "kernels/dotprod/depthwise_split.c.j2",
+            name=name,
+            weight_bytes=quad_bytes,
+            flag=parts * taps,
+            words=e.words,
+            sums=e.sum,
+        ),
+    ]
+    return DepthwiseKernel(Kernel(name, "".join(sources)), steps, 16 * count * parts, quad_bytes)
 
 
 def _constants(e: Epilogue) -> int:
@@ -194,10 +231,21 @@ def _blocks_at_once(plan: WindowPlan, resident: bool, columns: int) -> int:
 
 
 def pack_depthwise(conv: QConv) -> np.ndarray:
-    """int8 ``[quads, kernel_h, kernel_w, 4]``, flat, with zeros behind for the widest table load."""
+    """int8 ``[quads, kernel_h, kernel_w, 4]``, flat, with zeros behind for the widest table load.
+
+    Weights of 9 bits are sums: ``[quads][parts][kernel_h, kernel_w, 4]``, and behind each quad's parts
+    whether any but the first is not zero.
+    """
     channels, kh, kw, _ = conv.weight.shape
     quads = -(-channels // 4)
-    padded = np.zeros((quads * 4, kh, kw), np.int8)
-    padded[:channels] = conv.weight[..., 0]
-    packed = padded.reshape(quads, 4, kh, kw).transpose(0, 2, 3, 1)
-    return np.concatenate([packed.reshape(-1), np.zeros(64, np.int8)])
+    parts = split(conv.weight)
+    packed = []
+    for part in (parts.base, *parts.rest):
+        padded = np.zeros((quads * 4, kh, kw), np.int8)
+        padded[:channels] = part[..., 0]
+        packed.append(padded.reshape(quads, 4, kh, kw).transpose(0, 2, 3, 1).reshape(quads, -1))
+    if parts.rest:
+        flags = np.zeros((quads, _FLAG_BYTES), np.int8)
+        flags[:, 0] = np.any([p.any(axis=1) for p in packed[1:]], axis=0)
+        packed.append(flags)
+    return np.concatenate([np.concatenate(packed, axis=1).reshape(-1), np.zeros(64, np.int8)])

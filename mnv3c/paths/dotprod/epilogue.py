@@ -9,6 +9,7 @@ import numpy as np
 from mnv3c.ir import int_ops as q
 from mnv3c.paths.common.bounds import requantised_range
 from mnv3c.paths.common.short import short_shift
+from mnv3c.paths.dotprod.outliers import most_extra_steps
 
 INT16 = (-32768, 32767)
 
@@ -30,6 +31,7 @@ class Epilogue:
         store: the result itself is wanted.
         wide: biases and multipliers are stored in 32 bits, as they are no numbers of 16 bits times one power
             of two for the layer, or offsets in 16.
+        extra: steps behind a group's others, for weights of 9 bits (``outliers``).
     """
 
     kind: str = "int8"
@@ -45,6 +47,7 @@ class Epilogue:
     sum: bool = False
     store: bool = True
     wide: bool = False
+    extra: int = 0
 
     @property
     def words(self) -> int:
@@ -85,6 +88,7 @@ class Epilogue:
         parts += ["sum"] if self.sum else []
         parts += ["only"] if not self.store else []
         parts += ["wide"] if self.wide else []
+        parts += [f"extra{self.extra}"] if self.extra else []
         return "_".join(p for p in parts if p)
 
 
@@ -105,6 +109,7 @@ def plan_epilogue(node: q.FusedConv, *, store: bool = True, want_sum: bool | Non
         sum=node.channel_sum is not None if want_sum is None else want_sum,
         store=store,
         wide=is_wide(node),
+        extra=0 if node.conv.depthwise else most_extra_steps(node.conv.weight),
     )
     if isinstance(node.activation, q.QHardSwish):
         swish = node.activation

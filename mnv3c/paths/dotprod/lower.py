@@ -16,6 +16,7 @@ from mnv3c.paths.dotprod.block import (
     stem_waits,
 )
 from mnv3c.paths.dotprod.builder import Builder, Instructions
+from mnv3c.paths.dotprod.elementwise import lower_elementwise, separate_tables
 from mnv3c.paths.dotprod.links import Members
 from mnv3c.paths.dotprod.pool import lower_requantize
 from mnv3c.paths.dotprod.stages import lower_dense, lower_gate, lower_pointwise, lower_vector
@@ -24,6 +25,7 @@ from mnv3c.paths.dotprod.stem import can_stem, lower_stem
 
 def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> Program:
     """Stages in the order of the nodes; what exists only inside a stage waits for that stage's last node."""
+    graph = separate_tables(graph)
     builder = Builder(graph, instructions, options.schedules, options.memory)
     waiting: dict[str, q.FusedConv] = {}
     stems: dict[str, q.FusedConv] = {}
@@ -78,7 +80,9 @@ def _flips_for_stem(builder: Builder, node: q.FlipSign) -> bool:
 def _lower_other(builder: Builder, node: Node) -> bool:
     if isinstance(node, q.QGate):
         return lower_gate(builder, node)
-    return isinstance(node, q.Requantize) and lower_requantize(builder, node)
+    if isinstance(node, q.Requantize):
+        return lower_requantize(builder, node)
+    return lower_elementwise(builder, node)
 
 
 def _lower_conv(

@@ -11,6 +11,7 @@ from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
 from mnv3c.paths.common.knobs import Knob, by_rule, tile_name, tile_sizes
 from mnv3c.paths.dotprod.epilogue import Epilogue
+from mnv3c.paths.dotprod.outliers import header_steps, pack_extra, split
 
 # Up to this many input quads the innermost loop is unrolled as a whole.
 _STRAIGHT = 10
@@ -27,6 +28,8 @@ class PointwiseKernel:
         depth: turns of it.
         steps: main block groups in each row.
         quad_bytes: packed weights of an output channel quad.
+        unit: input channels a step.
+        extra: steps that a group may have behind all others, see ``outliers``.
     """
 
     kernel: Kernel
@@ -35,9 +38,18 @@ class PointwiseKernel:
     depth: int
     steps: int
     quad_bytes: int
+    unit: int = 4
+    extra: int = 0
 
     def pack(self, weight: np.ndarray) -> np.ndarray:
-        """int8 ``[out, in]`` as the kernel reads it."""
+        """int8 or int16 ``[out, in]`` as the kernel reads it."""
+        if not self.extra:
+            return self.lay_out(weight)
+        base = self.lay_out(split(weight).base).reshape(-(-weight.shape[0] // (4 * self.quads)), -1)
+        return np.concatenate([base, pack_extra(weight, self.quads, self.unit, self.extra)], axis=1)
+
+    def lay_out(self, weight: np.ndarray) -> np.ndarray:
+        """The weights of 8 bits."""
         return pack_pointwise(weight, self.quads)
 
 
@@ -54,7 +66,7 @@ class InOrderKernel(PointwiseKernel):
 class PairedKernel(PointwiseKernel):
     """Its weights lie in pairs of input quads, as the i8mm path's do: a library of both has them once."""
 
-    def pack(self, weight: np.ndarray) -> np.ndarray:
+    def lay_out(self, weight: np.ndarray) -> np.ndarray:
         """See ``pack_pairs``."""
         return pack_pairs(weight, self.quads)
 
@@ -105,9 +117,11 @@ def pointwise_kernel(
     paired = lanes == "pixel" and in_quads % 2 == 0 and quads == 3 and not in_order
     shape = f"{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}{turns}"
     name = f"{verb}_{shape}_{start}{e.label}_dotprod{'_a55' if in_order else ''}"
+    header = header_steps(quads, 4, e.extra)
     source = render(
         "kernels/dotprod/pointwise.c.j2",
         tile=None,
+        header=header,
         in_order=in_order,
         paired=paired,
         start_blocks=start_blocks,
@@ -122,12 +136,13 @@ def pointwise_kernel(
         unroll=unroll,
         depth=in_quads // unroll,
         turn_bytes=16 * unroll * quads,
-        rest_bytes=0,
+        rest_bytes=16 * quads * (header + e.extra),
         edge_pixels=edge_pixels,
         edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
     )
     kind = InOrderKernel if in_order else PairedKernel if paired else PointwiseKernel
-    return kind(Kernel(name, source), quads, unroll, in_quads // unroll, steps, 16 * in_quads)
+    quad_bytes = 16 * (in_quads + header + e.extra)
+    return kind(Kernel(name, source), quads, unroll, in_quads // unroll, steps, quad_bytes, extra=e.extra)
 
 
 def _unroll(in_quads: int) -> int:
@@ -143,8 +158,8 @@ def pack_pairs(weight: np.ndarray, group: int) -> np.ndarray:
     quads, octets = -(-out // 4), -(-depth // 8)
     padded = np.zeros((quads * 4, octets * 8), np.int8)
     padded[:out, :depth] = weight
-    split = padded.reshape(quads // group, group, 4, octets, 8)
-    return np.ascontiguousarray(split.transpose(0, 3, 1, 2, 4))
+    divided = padded.reshape(quads // group, group, 4, octets, 8)
+    return np.ascontiguousarray(divided.transpose(0, 3, 1, 2, 4))
 
 
 def pack_pointwise(weight: np.ndarray, group: int) -> np.ndarray:
@@ -153,8 +168,8 @@ def pack_pointwise(weight: np.ndarray, group: int) -> np.ndarray:
     out_quads, in_quads = -(-out // 4), -(-depth // 4)
     padded = np.zeros((out_quads * 4, in_quads * 4), np.int8)
     padded[:out, :depth] = weight
-    split = padded.reshape(out_quads // group, group, 4, in_quads, 4)
-    return np.ascontiguousarray(split.transpose(0, 3, 1, 2, 4))
+    divided = padded.reshape(out_quads // group, group, 4, in_quads, 4)
+    return np.ascontiguousarray(divided.transpose(0, 3, 1, 2, 4))
 
 
 def call(function: str, kind: str, fields: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
 from mnv3c.paths.common.knobs import Knob, by_rule
 from mnv3c.paths.dotprod.epilogue import Epilogue, is_wide, layer_record, quad_records
+from mnv3c.paths.dotprod.outliers import header_steps, most_extra_steps, pack_extra, split
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +33,8 @@ def _differs(values: np.ndarray) -> bool:
 def vector_kernel(node: q.FusedConv, out_dtype: str, knob: Knob = by_rule) -> VectorKernel:
     """For a convolution of a ``(1, 1, C)`` tensor with no residual and no table.
 
-    Weights are packed ``[group][depth / 4][quads][4 outputs][4 inputs]``; the input is read in whole
-    8 bytes.
+    Weights are packed ``[group][depth / 4][quads][4 outputs][4 inputs]``, and behind a group's what
+    ``outliers`` adds; the input is read in whole 8 bytes.
     """
     conv = node.conv
     weight = conv.weight.reshape(conv.weight.shape[0], -1)
@@ -41,9 +42,13 @@ def vector_kernel(node: q.FusedConv, out_dtype: str, knob: Knob = by_rule) -> Ve
     out_quads = -(-out // 4)
     group = knob("quads", next(n for n in (4, 5, 6, 3, 2, 1) if out_quads % n == 0))
     eighths = -(-depth // 8)
+    extra = most_extra_steps(weight)
     padded = np.zeros((out_quads * 4, eighths * 8), np.int8)
-    padded[:out, :depth] = weight
+    padded[:out, :depth] = split(weight).base
     packed = padded.reshape(out_quads // group, group, 4, eighths * 2, 4).transpose(0, 3, 1, 2, 4)
+    if extra:
+        base = packed.reshape(out_quads // group, -1)
+        packed = np.concatenate([base, pack_extra(weight, group, 4, extra)], axis=1)
     swish = node.activation if isinstance(node.activation, q.QHardSwish) else None
     offset = swish.offset if swish else conv.requant.offset
     channel = out_dtype == "int8" and (_differs(offset) or bool(swish and _differs(swish.multiplier)))
@@ -53,9 +58,10 @@ def vector_kernel(node: q.FusedConv, out_dtype: str, knob: Knob = by_rule) -> Ve
         offset="channel" if channel else "uniform",
         swish_channel=channel and swish is not None,
         wide=is_wide(node),
+        extra=extra,
     )
     half = eighths % 2
-    variant = "_channel" * channel + "_wide" * e.wide
+    variant = "_channel" * channel + "_wide" * e.wide + f"_extra{extra}" * bool(extra)
     name = f"vector_{group}_{'half_' if half else ''}{e.kind}_{out_dtype}_shift{e.shift}{variant}_dotprod"
     source = render(
         "kernels/dotprod/vector.c.j2",
@@ -63,6 +69,7 @@ def vector_kernel(node: q.FusedConv, out_dtype: str, knob: Knob = by_rule) -> Ve
         epilogue=e,
         quads=group,
         half=half,
+        header=header_steps(group, 4, extra),
         out=out_dtype,
     )
     return VectorKernel(

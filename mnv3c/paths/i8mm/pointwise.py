@@ -9,6 +9,7 @@ from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
 from mnv3c.paths.common.knobs import Knob, by_rule, tile_name, tile_sizes
 from mnv3c.paths.dotprod.epilogue import Epilogue
+from mnv3c.paths.dotprod.outliers import header_steps
 from mnv3c.paths.dotprod.pointwise import PairedKernel
 
 # Up to this many groups of 8 input channels the innermost loop is unrolled as a whole.
@@ -52,9 +53,11 @@ def matrix_kernel(
     form = f"{tiles}{'plainresidual_' * mixed}{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}"
     inner = f"k{unroll}{'' if depth > 1 else 'once'}{f'r{rest}' if rest else ''}{'half' if half else ''}"
     name = f"{verb}_{form}_{inner}_{e.label}_i8mm"
+    header = header_steps(quads, 8, e.extra)
     source = render(
         "kernels/dotprod/pointwise.c.j2",
         tile="kernels/i8mm/tile.j2",
+        header=header,
         name=name,
         epilogue=e,
         r=replace(e, wide=True),
@@ -72,11 +75,13 @@ def matrix_kernel(
         rest=rest,
         half=half,
         turn_bytes=32 * unroll * quads,
-        rest_bytes=32 * (rest + half) * quads,
+        rest_bytes=32 * (rest + half + header + e.extra) * quads,
+        products_bytes=32 * (octets + half) * quads,
         edge_pixels=edge_pixels,
         edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
     )
-    return PairedKernel(Kernel(name, source), quads, unroll, depth, steps, 32 * (octets + half))
+    quad_bytes = 32 * (octets + half + header + e.extra)
+    return PairedKernel(Kernel(name, source), quads, unroll, depth, steps, quad_bytes, unit=8, extra=e.extra)
 
 
 def octets_kernel(pairs: int) -> tuple[Kernel, int]:

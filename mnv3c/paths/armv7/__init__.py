@@ -21,7 +21,7 @@ name = "armv7"
 # Depth.label: half slice, slices, and whether the rest of the depth is an argument.
 _TILE = re.compile(r"tile_(\d)x4_neon_(h?)(\d+)(n?)")
 # What the kernels use of 64-bit Arm's intrinsics; templates/kernels/armv7/prologue.c.j2 defines them.
-_FROM_64_BIT = ("vaddw_high_s8", "vaddw_high_s16", "vqmovn_high_s32", "vuzp1q_s16")
+_FROM_64_BIT = ("vaddw_high_s8", "vaddw_high_s16", "vcvtnq_s32_f32", "vqmovn_high_s32", "vuzp1q_s16")
 
 
 def lower(graph: Graph, options: Options) -> Program:

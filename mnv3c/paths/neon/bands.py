@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mnv3c.codegen.program import Constant, Kernel, Region
+from mnv3c.ir.graph import Node
 from mnv3c.paths.neon.context import Context
 from mnv3c.paths.neon.depthwise import Depthwise
+from mnv3c.paths.neon.elementwise import door_of
 from mnv3c.paths.neon.pointwise import Pointwise
 from mnv3c.paths.neon.shares import Shares
 from mnv3c.paths.neon.steps import Lowered, Step, lower_step, sums_bytes
@@ -67,17 +69,22 @@ def held_residual(steps: Sequence[Step], index: int) -> int | None:
 
 def scratch_bytes(context: Context, steps: Sequence[Step]) -> int:
     """Of one share."""
-    return _Emitter(context, steps).share_bytes
+    return _Emitter(context, steps, None).share_bytes
 
 
-def lower_bands(context: Context, steps: Sequence[Step], shares: Shares) -> Pipeline:
-    """One stage for ``steps``, whose last one's rows are cut into ``shares``."""
-    return _Emitter(context, steps).pipeline(shares)
+def lower_bands(context: Context, steps: Sequence[Step], shares: Shares, door: Node | None) -> Pipeline:
+    """One stage for ``steps``, whose last one's rows are cut into ``shares``.
+
+    Args:
+        door: makes the rows of what the first step reads, a window, from the network's input.
+    """
+    return _Emitter(context, steps, door).pipeline(shares)
 
 
 class _Emitter:
-    def __init__(self, context: Context, steps: Sequence[Step]) -> None:
+    def __init__(self, context: Context, steps: Sequence[Step], door: Node | None) -> None:
         self.context, self.steps = context, steps
+        self.door_node, self.door = door, door_of(context, door)
         self.lowered = [lower_step(context, s) for s in steps]
         self.held = {i: held_residual(steps, i) for i, s in enumerate(steps) if s.residual is not None}
         # What each step reads from, unless that is a dense tensor, and where windows are gathered.
@@ -137,8 +144,8 @@ class _Emitter:
         scratch = Region(f"{label}_scratch", shares.parts * self.share_bytes, _ALIGN)
         return Pipeline(
             "\n".join(lines),
-            tuple(k for part in parts for k in part.kernels),
-            tuple(c for part in parts for c in part.constants),
+            (*((self.door.kernel,) if self.door else ()), *(k for part in parts for k in part.kernels)),
+            (*(self.door.constants if self.door else ()), *(c for part in parts for c in part.constants)),
             (scratch,) if self.buffers else (),
         )
 
@@ -166,6 +173,9 @@ class _Emitter:
         if index:
             return self._row(index - 1, row, to)
         x = self.steps[0].x
+        if self.door is not None and self.door_node is not None:
+            region, count = self.context.regions[self.door_node.inputs[0]], x.shape[1] * x.shape[2]
+            return [self.door.call(f"R_{region}", f"{row} * {count}", to, str(count))]
         return [f"memcpy({to}, {self.context.row(x.name, row)}, {x.shape[1] * x.shape[2]});"]
 
     def _window(self, lowered: Lowered, index: int, row: str, to: str) -> list[str]:

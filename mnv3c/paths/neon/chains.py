@@ -11,10 +11,10 @@ import dataclasses
 from dataclasses import dataclass
 
 from mnv3c.codegen.program import Stage
-from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
 from mnv3c.paths.neon.bands import Pipeline, held_residual, lower_bands, scratch_bytes
 from mnv3c.paths.neon.context import Context, shape_text
+from mnv3c.paths.neon.elementwise import door_of
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.shares import Shares
 from mnv3c.paths.neon.slices import lower_slices, slice_shares
@@ -46,14 +46,20 @@ LIMITS = {
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Steps that run as one stage, in bands of rows unless ``sliced``."""
+    """Steps that run as one stage, in bands of rows unless ``sliced``.
+
+    Attributes:
+        door: what makes the rows that the first step reads, if that is part of the stage.
+    """
 
     steps: tuple[Step, ...]
     sliced: bool
+    door: Node | None = None
 
     @property
-    def nodes(self) -> tuple[q.FusedConv, ...]:
-        return tuple(s.node for s in self.steps)
+    def nodes(self) -> tuple[Node, ...]:
+        convolutions = tuple(s.node for s in self.steps)
+        return convolutions if self.door is None else (self.door, *convolutions)
 
     @property
     def last(self) -> Step:
@@ -81,7 +87,11 @@ def _block(context: Context, middle: Step, taken: set[str]) -> Chain:
     """What runs together with a convolution over windows, as far as nobody else reads what is between."""
     limits = LIMITS[context.options.memory]
     if middle.kind != "depthwise":
-        return Chain((middle,), sliced=False)
+        door = context.graph.producer(middle.node.inputs[0])
+        sole = len(context.graph.consumers(middle.node.inputs[0])) == 1
+        if not sole or middle.node.inputs[0] in context.graph.outputs or door_of(context, door) is None:
+            door = None
+        return Chain((middle,), sliced=False, door=door)
     before = _neighbour(context, context.graph.producer(middle.node.inputs[0]), taken)
     if before is not None and (before.residual is not None or not _inside(context, before)):
         before = None
@@ -153,7 +163,7 @@ def _merge(context: Context, first: Chain, second: Chain) -> Chain | None:
     share = scratch_bytes(context, steps)
     if limits.bands * share > t.bytes or _band_efficiency(steps, limits.bands) < limits.efficiency - 0.1:
         return None
-    return Chain(steps, sliced=False)
+    return Chain(steps, sliced=False, door=first.door)
 
 
 def lower_chain(context: Context, chain: Chain) -> tuple[Stage, ...]:
@@ -164,7 +174,7 @@ def lower_chain(context: Context, chain: Chain) -> tuple[Stage, ...]:
         shares = slice_shares(expand, middle)
         return (_stage(context, chain, lower_slices(context, expand, middle, shares), shares),)
     shares = _bands(context, chain)
-    pipeline = lower_bands(context, chain.steps, shares)
+    pipeline = lower_bands(context, chain.steps, shares, chain.door)
     stage = _stage(context, chain, pipeline, shares)
     if last.node.channel_sum is None:
         return (stage,)
@@ -234,7 +244,7 @@ def _in_place(context: Context, chain: Chain, shares: Shares) -> tuple[tuple[str
         return ()
     x, y = context.tensor(last.residual), last.y
     windows = [s.geometry for s in chain.steps if s.windowed]
-    if last.residual == chain.steps[0].node.inputs[0]:
+    if last.residual in chain.nodes[0].inputs:
         behind = len(windows) == 1 and windows[0].stride == 1 and windows[0].extent > windows[0].top
         if shares.parts > 1 or not behind:
             return ()

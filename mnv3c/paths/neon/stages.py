@@ -11,6 +11,7 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
 from mnv3c.paths.neon.context import Context, shape_text
+from mnv3c.paths.neon.elementwise import LEAST_ELEMENTS, lower_elementwise
 from mnv3c.paths.neon.epilogue import pool_epilogue
 from mnv3c.paths.neon.pack import BLOCK, Strided, pack_lanes
 from mnv3c.paths.neon.pointwise import Pointwise, pixel_runs
@@ -19,9 +20,7 @@ from mnv3c.paths.neon.steps import Step, lower_step, step_of, sums_bytes
 from mnv3c.paths.neon.sums import sum_code, sum_kernel
 from mnv3c.paths.ref.stages import lower_node as lower_portable
 
-# Below these, waking other threads costs more than they save.
-LEAST_MACS = 64 * 1024
-LEAST_ELEMENTS = 16 * 1024
+LEAST_MACS = 64 * 1024  # below, waking other threads costs more than they save
 GATE_BYTES = 12 * 1024  # of a share, so that it stays in the first-level cache
 
 
@@ -46,11 +45,13 @@ def lower_node(context: Context, node: Node) -> Lowered:
         stage = _channel_sum(context, node)
     elif isinstance(node, q.Requantize):
         stage = _requantize(context, node)
+    else:
+        stage = lower_elementwise(context, node)
     if stage is not None:
         return Lowered((stage,))
     stages = tuple(lower_portable(context.graph, node, context.regions))
     # Nodes that run once over a vector of channels are no loss.
-    small = isinstance(node, q.Requantize | q.Quantize | q.Dequantize | q.FlipSign)
+    small = isinstance(node, q.Requantize | q.QMean | q.Quantize | q.Dequantize | q.FlipSign)
     notes = () if small else (f"{node.name}: portable kernel ({stages[0].title})",)
     return Lowered(stages, notes)
 

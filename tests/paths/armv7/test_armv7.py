@@ -45,6 +45,8 @@ MAKERS = [
     kernels.wide_weights,
     kernels.stem,
     kernels.tables,
+    kernels.exact,
+    kernels.doors,
 ]
 
 

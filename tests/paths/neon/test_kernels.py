@@ -145,7 +145,58 @@ def wide_weights() -> Graph:
     return graph.map_nodes(widen)
 
 
-MAKERS = [pointwise, epilogues, depthwise, windows, blocks, second_rounding, wide_weights, stem, tables]
+def exact() -> Graph:
+    """Sums and products of 8-bit tensors, as imported models have them, and tables on their own."""
+    b = Builder(13, "exact")
+    x = b.lut(b.input(9, 24, 24))
+    other = b.conv(x, 24)
+    for index, (right, gate) in enumerate([(0, True), (3, True), (0, False), (5, False)]):
+        y = b.conv(b.requantize(b.channel_sum(x), 9 * 24), 24) if gate else other
+        multiplier, shift = (1 << 30, 3) if right else (1 << 24, 0)
+        node = q.QMultiply(
+            f"multiply{index}",
+            (x, y),
+            (f"product{index}",),
+            (-7, 11),
+            multiplier,
+            shift,
+            3,
+            -100,
+            right=right,
+        )
+        x = b._add(node, (9, 24, 24), "int8")
+    add = q.QAdd32("add", (x, other), ("sum",), (3_000_000, 2_500_000), 22, -12345, 5, high=90)
+    x = b._add(add, (9, 24, 24), "int8")
+    return b.finish(x, b.lut(b.add(b.conv(x, 24, dtype="int16", target=4000.0), x)))
+
+
+def doors() -> Graph:
+    """Inputs in float32 and uint8, which the first convolution takes row by row, or a stage of its own."""
+    b = Builder(14, "doors")
+    outputs = []
+    for per_channel in (True, False):
+        x = b.quantize(b.input(19, 21, 3, dtype="float32"), per_channel)
+        outputs.append(b.conv(x, 16, 3, stride=2, pad=(1, 1, 1, 1)))
+    x = b.flip_sign(b.input(19, 21, 3, dtype="uint8"))
+    outputs.append(b.conv(x, 16, 3, pad=(1, 1, 1, 1)))
+    x = b.quantize(b.input(11, 13, 5, dtype="float32"), True)
+    outputs += [x, b.flip_sign(b.conv(x, 8, 3)), b.conv(b.flip_sign(b.input(7, 5, 2, dtype="uint8")), 8)]
+    return b.finish(*outputs)
+
+
+MAKERS = [
+    pointwise,
+    epilogues,
+    depthwise,
+    windows,
+    blocks,
+    second_rounding,
+    wide_weights,
+    stem,
+    tables,
+    exact,
+    doors,
+]
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -154,14 +205,14 @@ def test_bit_equal(make: Callable[[], Graph], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("memory", ["fast", "small"])
-@pytest.mark.parametrize("make", [blocks, stem, tables])
+@pytest.mark.parametrize("make", [blocks, stem, tables, wide_weights, exact, doors])
 def test_shares_in_reverse_order(make: Callable[[], Graph], memory: str, tmp_path: Path) -> None:
     check_graph(make(), "neon", tmp_path / "library", options=Options(memory=memory), runs=1, parallel=True)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_run("arm64"), reason="no cross compiler or no qemu-aarch64")
-@pytest.mark.parametrize("make", [blocks, stem, tables, epilogues])
+@pytest.mark.parametrize("make", [blocks, stem, tables, epilogues, wide_weights, exact])
 def test_threads(make: Callable[[], Graph], tmp_path: Path) -> None:
     graph = make()
     for memory in ("fast", "small"):
@@ -172,7 +223,7 @@ def test_threads(make: Callable[[], Graph], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", strict_compilers())
-@pytest.mark.parametrize("make", [epilogues, windows, blocks, stem, tables])
+@pytest.mark.parametrize("make", [epilogues, windows, blocks, stem, tables, wide_weights, exact, doors])
 def test_no_warnings(make: Callable[[], Graph], compiler: str, tmp_path: Path) -> None:
     compile_graph(make(), "neon", tmp_path / "library")
     compile_strictly(tmp_path / "library", compiler)

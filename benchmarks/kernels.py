@@ -75,7 +75,10 @@ def measure(network: str, core: str, work: Path, cc: str | None) -> Report:
 
 
 def value(report: Report, what: str) -> float | None:
-    """One figure of a report, by its name in ``peers.toml``."""
+    """One figure of a report, by its name in ``peers.toml``; ``threads_4``: used time of 4, percent."""
+    if what.startswith("threads_"):
+        workers = int(what.removeprefix("threads_"))
+        return next(100 * t["efficiency"] for t in report["threads"] if t["workers"] == workers)
     found = report["sizes" if what in _IN_MEMORY else "total"][what]
     return None if found is None else float(found)
 
@@ -84,6 +87,8 @@ def verdict(row: Mapping[str, Any], measured: float | None) -> str:
     """``aim``, ``must`` or ``missed``; empty if it was not measured."""
     if measured is None:
         return ""
+    if row.get("more_is_better"):
+        return "aim" if measured >= row["aim"] else "must" if measured >= row["must"] else "missed"
     if measured <= row["aim"]:
         return "aim"
     return "must" if measured <= row["must"] else "missed"
@@ -95,7 +100,8 @@ def rows(table: Mapping[str, Any], reports: Mapping[tuple[str, str], Report]) ->
     for row in table["row"]:
         values = [value(reports[run], row["measure"]) for run in map(tuple, row["runs"]) if run in reports]
         known = [v for v in values if v is not None]
-        ours = max(known) if known else None
+        worst = min if row.get("more_is_better") else max
+        ours = worst(known) if known else None
         result.append({**row, "ours": ours, "verdict": verdict(row, ours)})
     return result
 

@@ -16,12 +16,15 @@ class Balance:
     Attributes:
         critical: instructions of the busiest worker, summed over the layers; a layer waits for all.
         total: instructions of all workers.
+        undivided: instructions of a run that divides nothing: less than ``total``, where shares compute the
+            rows at which they meet twice.
         layers: critical instructions of each layer.
     """
 
     workers: int
     critical: float
     total: float
+    undivided: float
     layers: tuple[float, ...]
 
     @property
@@ -31,8 +34,8 @@ class Balance:
 
     @property
     def efficiency(self) -> float:
-        """Of the workers' time, what is used: 1 at best."""
-        return 1.0 / (self.share * self.workers)
+        """Speed-up over one worker that divides nothing, over the workers: 1 at best."""
+        return self.undivided / (self.critical * self.workers) if self.critical else 1.0
 
 
 def makespan(parts: Sequence[float], workers: int) -> float:
@@ -43,9 +46,16 @@ def makespan(parts: Sequence[float], workers: int) -> float:
     return max(busy)
 
 
-def balance(layers: Sequence[Sequence[float]], workers: int) -> Balance:
+def balance(
+    layers: Sequence[Sequence[float]], workers: int, undivided: Sequence[float] | None = None
+) -> Balance:
     """Args:
     layers: cost of each share of each layer, in the order in which shares are handed out.
+    undivided: cost of each layer in a run that divides nothing; one worker takes these, and has no shares.
     """
+    total = float(sum(sum(p) for p in layers))
+    alone = total if undivided is None else float(sum(undivided))
+    if workers == 1 and undivided is not None:
+        return Balance(1, alone, alone, alone, tuple(undivided))
     critical = tuple(makespan(parts, workers) for parts in layers)
-    return Balance(workers, sum(critical), float(sum(sum(p) for p in layers)), critical)
+    return Balance(workers, sum(critical), total, alone, critical)

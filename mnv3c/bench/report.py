@@ -64,7 +64,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Threads:
-    """Balance of the split between workers, by instructions: ``share`` is critical path over total."""
+    """Balance of the split between workers, by instructions.
+
+    Attributes:
+        share: critical path over total.
+        efficiency: speed-up over one worker that divides nothing, over the workers.
+    """
 
     workers: int
     share: float
@@ -182,7 +187,9 @@ def report(m: Measurement) -> Report:
         )
         for entry, region in zip(entries, m.layers, strict=True)
     )
-    splits = [balance([[p.instructions for p in parts] for parts in m.parts], n) for n in WORKERS]
+    shares = [[p.instructions for p in parts] for parts in m.parts]
+    undivided = [layer.instructions for layer in m.layers]
+    splits = [balance(shares, n, undivided) for n in WORKERS]
     s = m.sizes
     return Report(
         format=FORMAT,

@@ -81,6 +81,10 @@ def command(model: str, as_json: bool, depfile: str | None, list_sources: bool, 
     if list_sources:
         _list_sources(output, options)
         return
+    if depfile:
+        from mnv3c.cli import dependencies
+
+        dependencies.check_depfile(Path(depfile))  # a minute of work later would be late to say so
     began = time.monotonic()
     from mnv3c import api  # heavy, and not needed to find a wrong option
 
@@ -90,8 +94,6 @@ def command(model: str, as_json: bool, depfile: str | None, list_sources: bool, 
         )
     seconds = time.monotonic() - began
     if depfile:
-        from mnv3c.cli import dependencies
-
         known = dependencies.inputs(model, options["weights"], options["calibration"])
         dependencies.write_depfile(Path(depfile), Path(options["output"], f"{library.name}.h"), known)
     for note in library.notes:

@@ -43,6 +43,19 @@ def _own_files() -> Iterator[Path]:
         yield from sorted(p for p in resources.directory(folder).rglob("*") if p.is_file())
 
 
+def check_depfile(file: Path) -> None:
+    """Raise ``Mnv3cError`` if ``write_depfile`` could not write there."""
+    there = file.exists()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a"):
+            pass
+        if not there:
+            file.unlink()
+    except OSError as error:
+        raise Mnv3cError(f"cannot write: {error.strerror or error}", str(file)) from None
+
+
 def write_depfile(file: Path, result: Path, dependencies: Iterable[Path]) -> None:
     """A rule in Make's syntax: ``result`` depends on ``dependencies``.
 

@@ -15,7 +15,7 @@ from mnv3c.codegen.program import Options
 from mnv3c.codegen.write import MANIFEST
 from mnv3c.ir import serialize
 from mnv3c.ir.count import macs, total_macs
-from mnv3c.ir.graph import Graph, Tensor
+from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.passes import run_passes
 from mnv3c.paths import registry
 
@@ -112,6 +112,12 @@ def _manifest(
     }
 
 
+def _shapes(graph: Graph, tensors: Sequence[str], computed_by: Sequence[Node]) -> dict[str, list[int]]:
+    """Shapes of tensors, without those that the nodes compute themselves."""
+    inner = {o for n in computed_by for o in n.outputs}
+    return {t: list(graph.tensor(t).shape) for t in tensors if t not in inner}
+
+
 def _tensor(t: Tensor) -> dict[str, object]:
     entry: dict[str, object] = {"name": t.name, "shape": list(t.shape), "dtype": t.dtype, "bytes": t.bytes}
     if t.quant is not None:
@@ -135,7 +141,8 @@ def _program(graph: Graph, lowered: LoweredPath, emitted: Emitted, options: Opti
                 "title": stage.title,
                 "nodes": list(stage.nodes),
                 "macs": sum(macs(graph, n) for n in members),
-                "shapes": {o: list(graph.tensor(o).shape) for n in members for o in n.outputs},
+                "input_shapes": _shapes(graph, [i for n in members for i in n.inputs], members),
+                "shapes": _shapes(graph, [o for n in members for o in n.outputs], ()),
                 "constant_bytes": emitted.layer_constants[program.path, i],
                 "scratch_bytes": sum(r.bytes for r in stage.scratch),
                 "parts": stage.parts,

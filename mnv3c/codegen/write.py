@@ -73,6 +73,9 @@ def _swap(staging: Path, target: Path) -> None:
     if not target.exists():
         staging.rename(target)
         return
+    if target.samefile(Path.cwd()):
+        _swap_contents(staging, target)
+        return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / "library"
     target.rename(old)
     try:
@@ -82,3 +85,21 @@ def _swap(staging: Path, target: Path) -> None:
         old.parent.rmdir()
         raise
     shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _swap_contents(staging: Path, target: Path) -> None:
+    """Exchange what is in the folder: it is the current one, which whoever called us is in and stays in."""
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    try:
+        for entry in sorted(target.iterdir()):
+            entry.rename(old / entry.name)
+        for entry in sorted(staging.iterdir()):
+            entry.rename(target / entry.name)
+    except BaseException:
+        for entry in target.iterdir():
+            entry.rename(staging / entry.name)
+        for entry in old.iterdir():
+            entry.rename(target / entry.name)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -55,8 +55,9 @@ class Library:
 
     @property
     def sources(self) -> list[Path]:
-        """The C files to compile, in a fixed order."""
-        return sorted(self.directory.glob("*.c"))
+        """The C files to compile, in a fixed order; others in the folder are not the library's."""
+        names = self.manifest.get("files") or [p.name for p in self.directory.glob("*.c")]
+        return sorted(self.directory / n for n in names if re.fullmatch(r"[^/\\]+\.c", n))
 
     def changed_files(self) -> list[str]:
         """Files that are not as the manifest says, each with what is wrong."""

@@ -24,6 +24,14 @@ def test_a_layer_waits_for_all_workers():
     assert found.layers == (10, 8)
 
 
+def test_what_shares_compute_twice_is_no_speed_up():
+    found = balance([[6, 6], [8]], 2, [10, 8])
+    assert (found.critical, found.total, found.undivided) == (14, 20, 18)
+    assert found.share == pytest.approx(14 / 20)
+    assert found.efficiency == pytest.approx(18 / 28)
+    assert balance([[6, 6], [8]], 1, [10, 8]).critical == 18
+
+
 def test_nothing_to_do():
     assert balance([], 4).share == 1.0
 

@@ -31,6 +31,11 @@ def test_verdict(kernels, ours, expected):
     assert kernels.verdict({"must": 20, "aim": 10}, ours) == expected
 
 
+@pytest.mark.parametrize(("ours", "expected"), [(95, "aim"), (90, "aim"), (80, "must"), (79, "missed")])
+def test_verdict_where_more_is_better(kernels, ours, expected):
+    assert kernels.verdict({"must": 80, "aim": 90, "more_is_better": True}, ours) == expected
+
+
 def test_the_worst_run_counts(kernels):
     def report(arena):
         return {"sizes": {"arena": arena}, "total": {}}
@@ -52,8 +57,11 @@ def test_the_worst_run_counts(kernels):
 
 def test_rows_are_complete(kernels, peers):
     for row in peers["row"]:
-        assert 0 <= row["aim"] <= row["must"]
-        assert set(row) <= {"what", "measure", "runs", "must", "aim", *peers["peers"]}
+        better = sorted((row["aim"], row["must"]), reverse=row.get("more_is_better", False))
+        assert [row["aim"], row["must"]] == better and min(better) >= 0
+        assert set(row) <= {"what", "measure", "runs", "must", "aim", "more_is_better", *peers["peers"]}
+        if row["measure"].startswith("threads_"):
+            continue
         assert row["measure"] in ("instructions", "cycles", "l1_fills", "l2_fills", *kernels._IN_MEMORY)
         # What is asked for is better than every peer.
         assert all(row["must"] < row[p] for p in peers["peers"] if p in row)

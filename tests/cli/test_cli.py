@@ -289,3 +289,10 @@ def object_of(result: tuple[int, str, str]) -> Any:
 
 def copy(source: Path, target: Path) -> Path:
     return Path(shutil.copytree(source, target))
+
+
+def test_a_depfile_that_cannot_be_written_is_told_at_once(run: Run, tmp_path: Path) -> None:
+    began = time.monotonic()
+    code, _, err = run("compile", "mobilenet_v3_small", "-o", tmp_path / "library", "--depfile", tmp_path)
+    assert code == 2 and str(tmp_path) in err and len(err.strip().splitlines()) == 1
+    assert time.monotonic() - began < 5 and not (tmp_path / "library").exists()

@@ -204,6 +204,15 @@ def test_manifest_tells_the_truth(tmp_path: Path) -> None:
     assert sum(layer["macs"] for layer in layers) == manifest["macs"] > 0
 
 
+def test_layers_say_what_they_read_and_write() -> None:
+    graph = classifier()
+    layers = build_library(graph, ["ref"]).manifest["programs"]["ref"]["layers"]
+    assert layers[0]["input_shapes"] == {graph.inputs[0]: list(graph.tensor(graph.inputs[0]).shape)}
+    assert layers[-1]["shapes"] == {graph.outputs[0]: list(graph.tensor(graph.outputs[0]).shape)}
+    for layer in layers:
+        assert not set(layer["input_shapes"]) & set(layer["shapes"])
+
+
 def test_example_refuses_a_file_of_the_wrong_size(tmp_path: Path) -> None:
     folder = write(classifier(), tmp_path / "library")
     program = command_line("gcc", folder, tmp_path / "cli")

@@ -37,6 +37,38 @@ def test_another_programs_manifest_makes_no_library(tmp_path: Path, manifest: st
     assert (tmp_path / "manifest.json").read_text() == manifest
 
 
+def test_the_current_folder_stays_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "library"
+    target.mkdir()
+    monkeypatch.chdir(target)
+    number = target.stat().st_ino
+    for content in ("old", "new"):
+        write_folder(Path(), {"manifest.json": MANIFEST, f"{content}.c": content, "sub/a.h": ""})
+        assert sorted(p.name for p in Path.cwd().iterdir()) == ["manifest.json", f"{content}.c", "sub"]
+    assert target.stat().st_ino == number
+    assert [p.name for p in tmp_path.iterdir()] == ["library"]
+
+
+def test_a_failed_exchange_in_the_current_folder_keeps_the_old_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "library"
+    write_folder(target, {"manifest.json": MANIFEST, "a.c": "old"})
+    monkeypatch.chdir(target)
+    rename = Path.rename
+
+    def interrupted(self: Path, to: Path) -> Path:
+        if to.parent == target and self.suffix == ".c" and self.read_text() == "new":
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(target, {"manifest.json": MANIFEST, "a.c": "new"})
+    assert (target / "a.c").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["library"]
+
+
 def test_a_failed_exchange_keeps_the_old_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "library"
     write_folder(target, {"manifest.json": MANIFEST, "a.c": "old"})

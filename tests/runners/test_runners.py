@@ -185,3 +185,9 @@ def test_damaged_folders(tmp_path: Path) -> None:
         (folder / "manifest.json").write_text(text)
         with pytest.raises(Mnv3cError, match="damaged manifest"):
             open_library(folder)
+
+
+def test_a_stray_source_in_the_folder_is_not_compiled(tmp_path: Path) -> None:
+    folder = make(tmp_path / "tiny")
+    (folder / "mine.c").write_text("#error not part of the library\n")
+    assert [p.name for p in open_library(folder).sources] == ["tiny.c"]

@@ -362,8 +362,8 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
     if m.project is not None:
         if m.inner_residual:
             collected.kernels.append(template_kernel("untranspose"))
-            size = (bands.band_rows * columns_out * y_quads + 1) * TILE
-            values["inner_residual"] = scratch("residual", size)
+            residual_bytes = (bands.band_rows * columns_out * y_quads + 1) * TILE
+            values["inner_residual"] = scratch("residual", residual_bytes)
         elif m.project.residual is not None:
             form = builder.residual_form(m.project.inputs[1], block_out, place.form)
             residual = collected.need(builder, m.project.inputs[1], form)

@@ -1,0 +1,158 @@
+"""``mnv3c run``."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mnv3c.cli.model_options import NORMALIZATIONS, model_options, parse_normalization, parse_shape
+from mnv3c.cli.output import Output, json_option, plain
+from mnv3c.errors import Mnv3cError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mnv3c.evaluate.subject import Subject
+
+_BEST = 5
+
+
+@click.command()
+@click.argument("subject", metavar="MODEL|DIR")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.option("--names", metavar="FILE", help="Names of the classes, one a line.")
+@click.option("-o", "--out", metavar="DIR", default=".", help="Where masks go. Default: here.")
+@click.option("--calibration", metavar="DIR|NPY", help="To quantise a float model by, as compile does.")
+@click.option("--emulate", is_flag=True, help="A library in DIR: run its best path on emulated Arm.")
+@click.option("--path", help="With --emulate: one of the library's paths.")
+@click.option("--cc", metavar="COMMAND", help="C compiler. Default: $MNV3C_CC, or the first that works.")
+@click.option(
+    "--normalize",
+    type=click.Choice(list(NORMALIZATIONS)),
+    help="What the model makes of a byte x: x, x/255, x/127.5-1, or ImageNet's mean and deviation.",
+)
+@click.option("--mean", metavar="R,G,B", help="Mean, of bytes or of images in 0 to 1.")
+@click.option("--std", metavar="R,G,B", help="Standard deviation, likewise.")
+@model_options
+@json_option
+def command(
+    subject: str,
+    images: tuple[str, ...],
+    names: str | None,
+    out: str,
+    calibration: str | None,
+    emulate: bool,
+    path: str | None,
+    cc: str | None,
+    normalize: str | None,
+    mean: str | None,
+    std: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show what the integer network makes of images.
+
+    MODEL is a zoo name, a model file or an .mnv3q file, DIR a compiled library. A classifier prints its five
+    best classes; of a segmentation the mask is painted beside the image, as PNG. What runs is the library's
+    C, built for this machine or on emulated Arm, never the float network. Each image is resized whole to the
+    network's input, bilinear.
+    """
+    output = Output(as_json)
+    options["input_shape"] = parse_shape(options["input_shape"])
+    mapping = parse_normalization(normalize, mean, std)
+    from mnv3c.evaluate.libraries import emulated_engine, host_engine
+    from mnv3c.evaluate.subject import open_subject
+    from mnv3c.images import load_image
+
+    if path is not None and not emulate:
+        raise Mnv3cError("is for --emulate", "--path")
+    with output.progress() as progress, contextlib.ExitStack() as stack:
+        network = open_subject(
+            subject, calibration=calibration, quantize=True, normalize=mapping, progress=progress, **options
+        )
+        if emulate:
+            engine, where = stack.enter_context(emulated_engine(network, path, cc=cc))
+        else:
+            engine, where = stack.enter_context(host_engine(network, 1, cc))
+        for note in network.notes:
+            output.note(note)
+        assert network.integer is not None
+        known = _names(names, _classes(network))
+        shape = network.integer.tensor(network.integer.outputs[0]).shape
+        answers: list[dict[str, object]] = []
+        for file in images:
+            picture = load_image(Path(file), network.shape, crop=False)
+            result = engine(picture[None])[0].reshape(shape)
+            if shape[:2] == (1, 1):
+                answers.append({"image": file, "best": _best(output, file, result.ravel(), known)})
+            else:
+                answers.append(_mask(output, file, picture, result, known, Path(out)))
+    output.result({"ok": True, "name": network.name, "where": where, "answers": answers})
+    output.text(f"{network.name}: {plain(where)}")
+
+
+def _classes(network: Subject) -> int:
+    graph = network.integer
+    assert graph is not None
+    channels = graph.tensor(graph.outputs[0]).shape[2]
+    count = graph.meta.get("classes", channels)
+    return max(count if isinstance(count, int) else channels, channels)
+
+
+def _names(file: str | None, classes: int) -> list[str]:
+    """Names by class number; a list that is one short lacks the background class 0."""
+    if file is None:
+        return [f"class {i}" for i in range(classes)]
+    try:
+        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mnv3cError(f"cannot be read: {error}", file) from None
+    if len(lines) == classes - 1:
+        lines = ["background", *lines]
+    if len(lines) != classes:
+        raise Mnv3cError(f"{len(lines)} names for {classes} classes", file)
+    return lines
+
+
+def _best(output: Output, file: str, scores: np.ndarray, names: list[str]) -> list[dict[str, object]]:
+    """The classes with the highest logits, with their share of a softmax."""
+    import numpy as np
+
+    share = np.exp(scores.astype(np.float64) - scores.max())
+    share /= share.sum()
+    order = np.argsort(-scores, kind="stable")[:_BEST]
+    table = output.table(plain(file), "class", "number", "softmax")
+    for i in order:
+        table.add_row(plain(names[i]), str(i), f"{share[i]:.1%}")
+    output.text(table)
+    return [{"class": int(i), "name": names[i], "softmax": float(share[i])} for i in order]
+
+
+def _mask(
+    output: Output, file: str, picture: np.ndarray, result: np.ndarray, names: list[str], folder: Path
+) -> dict[str, object]:
+    """Write the painted picture; the share of every class that was found."""
+    import numpy as np
+
+    from mnv3c.pictures import paint, save_beside
+
+    classes = result.argmax(axis=-1) if result.shape[2] > 1 else result[..., 0].astype(np.int64)
+    if picture.shape[2] == 1:
+        picture = np.repeat(picture, 3, axis=2)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mnv3cError(f"cannot be made: {error.strerror}", str(folder)) from None
+    target = folder / f"{Path(file).stem}_mask.png"
+    save_beside(picture, paint(picture, classes, len(names)), target)
+    counts = np.bincount(classes.ravel(), minlength=len(names)) / classes.size
+    table = output.table(plain(f"{file}: {target}"), "class", "number", "pixels")
+    found = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i] > 0]
+    for i in found:
+        table.add_row(plain(names[i]), str(i), f"{counts[i]:.1%}")
+    output.text(table)
+    shares = [{"class": i, "name": names[i], "share": float(counts[i])} for i in found]
+    return {"image": file, "mask": str(target), "classes": shares}

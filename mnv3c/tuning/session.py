@@ -368,9 +368,9 @@ def _distance(a: Op, b: Op) -> float:
     other = dict(b.shape)
     total = 0.0
     for name, value in a.shape:
-        if isinstance(value, int) and isinstance(other[name], int):
+        if isinstance(value, int) and isinstance(other.get(name), int):
             total += abs(math.log2((value + 1) / (int(other[name]) + 1)))
-        elif value != other[name]:
+        elif value != other.get(name):
             total += 1.0
     return total
 

@@ -1,0 +1,103 @@
+"""`mnv3c tune`, `mnv3c latency` and `mnv3c compile --records`, on the smallest network of the zoo."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from mnv3c.bench import llvm, qemu
+from mnv3c.cli import main
+
+SMALLEST = ("mobilenet_v3_small", "--width", "0.35", "--resolution", "32", "--classes", "10")
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments):
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def simulated():
+    pytest.importorskip("optuna")
+    if qemu.available() is None or llvm.tools() is None:
+        pytest.skip("qemu-aarch64 or LLVM's tools are not installed")
+    return ("--cc", "clang-19") if shutil.which("clang-19") else ()
+
+
+@pytest.mark.slow
+def test_tune_compile_and_latency(run, simulated, tmp_path):
+    file = tmp_path / "mine.json"
+    tune = ("tune", *SMALLEST, "--target", "cortex-a55", "--trials", 4, "-o", file, "--json", *simulated)
+    code, out, _ = run(*tune)
+    first = json.loads(out)
+    assert code == 0 and first["complete"] and first["measured"] > 40 and not first["failed"]
+    assert 0 < first["tuned_cost"] <= first["default_cost"]
+    written = file.read_text()
+    code, out, _ = run(*tune)
+    again = json.loads(out)
+    assert again["measured"] == 0 and again["known"] >= first["measured"] and file.read_text() == written
+
+    family = first["compiler"].split()[0]
+    library = tmp_path / "library"
+    compile_ = ("compile", *SMALLEST, "--target", "cortex-a55", "-o", library, "--compiler", family)
+    code, out, _ = run(*compile_, "--records", file, "--json")
+    assert code == 0
+    manifest = json.loads((library / "manifest.json").read_text())
+    layers = manifest["programs"]["dotprod"]["layers"]
+    assert sum(layer["tuned"] for layer in layers) == sum(row["count"] for row in first["layers"])
+    assert run("verify", library, "--runs", 2)[0] == 0
+
+    table = tmp_path / "layers.csv"
+    latency = ("latency", *SMALLEST, "--target", "cortex-a55", "--records", file, "--csv", table, *simulated)
+    code, out, _ = run(*latency, "--json")
+    rows = list(csv.DictReader(table.open()))
+    assert code == 0 and len(rows) == len(json.loads(out)["layers"])
+    assert sum(float(r["cost"]) for r in rows) == pytest.approx(first["tuned_cost"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tune", "mobilenet_v3_small", "--target", "arm64"), "arm64 is a platform"),
+        (("tune", "mobilenet_v3_small", "--target", "cortex-a55", "--path", "i8mm"), "has no path i8mm"),
+        (
+            ("tune", "mobilenet_v3_small", "--target", "cortex-a55", "--path", "ref"),
+            "the path ref has no knobs",
+        ),
+        (("tune", "mobilenet_v3_small", "--target", "cortex-a55", "--time-budget", "-1"), "not positive"),
+        (("latency", "mobilenet_v3_small", "--target", "cortex-a999"), "unknown target"),
+        (
+            ("compile", "mobilenet_v3_small", "-o", "x", "--target", "arm64", "--records", "y"),
+            "records are for one core",
+        ),
+        (
+            ("compile", "mobilenet_v3_small", "-o", "x", "--target", "a55", "--records", "no.json"),
+            "no.json: cannot read",
+        ),
+        (
+            ("compile", "mobilenet_v3_small", "-o", "x", "--target", "a55", "--records", "y", "--untuned"),
+            "not together with --records",
+        ),
+    ],
+)
+def test_bad_use_is_one_line(run, arguments, words):
+    code, out, err = run(*arguments)
+    assert code == 2 and out == "" and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["tune", "latency"])
+def test_help_teaches(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0 and f"mnv3c {command} mobilenet_v3" in out

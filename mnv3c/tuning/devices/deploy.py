@@ -124,7 +124,7 @@ def build(
     if not system:
         notes.append(
             "this compiler brings no Arm C library: the server runs where there is glibc (Raspberry Pi OS,"
-            " Debian, Ubuntu), not on Android; for that install g++-aarch64-linux-gnu"
+            " Debian, Ubuntu), not on Android; for that install gcc-aarch64-linux-gnu"
         )
     return DeviceFolder(directory, bool(system), compiler.name, tuple(notes))
 
@@ -210,7 +210,7 @@ def push(directory: Path, serial: str | None = None, *, port: int = 9090) -> lis
         raise Mnv3cError("holds no device server; make one with: mnv3c device build -o DIR", str(directory))
     if not manifest.get("android"):
         raise Mnv3cError(
-            "was built without what Android lacks; install g++-aarch64-linux-gnu and build again",
+            "was built without what Android lacks; install gcc-aarch64-linux-gnu and build again",
             str(directory),
         )
     adb = adb_command(serial)

@@ -14,7 +14,7 @@ from tests.graphs import Builder, random_inputs
 QUICK = Timing(
     repeats=3, sample_seconds=0.002, cool_down_seconds=0.0, timeout_seconds=2.0, noise=50.0, drift=50.0
 )
-_LAYER = "static void layer_0(void *state_, int32_t part) {"
+_LAYER = "static void layer_%d(void *state_, int32_t part) {"
 
 
 def convolution(path: str = "ref", key: str = "good", seed: int = 1, channels: int = 16) -> Candidate:
@@ -28,11 +28,12 @@ def convolution(path: str = "ref", key: str = "good", seed: int = 1, channels: i
 
 
 def with_code(candidate: Candidate, key: str, statement: str, before: str = "") -> Candidate:
-    """The candidate with ``statement`` at the begin of its first layer."""
+    """The candidate with ``statement`` at the begin of the first layer that counts."""
+    layer = _LAYER % (candidate.layers[0] if candidate.layers else 0)
     name = f"{candidate.name}_{candidate.path}.c"
     source = candidate.sources[name]
-    assert _LAYER in source
-    changed = source.replace(_LAYER, f"{before}\n{_LAYER}\n{statement}")
+    assert layer in source
+    changed = source.replace(layer, f"{before}\n{layer}\n{statement}")
     return dataclasses.replace(candidate, key=key, sources={**candidate.sources, name: changed})
 
 

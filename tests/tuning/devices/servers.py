@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from mnv3c.errors import Mnv3cError
 from mnv3c.tuning.devices import deploy
 
 
@@ -101,6 +102,21 @@ def tracker(work: Path) -> Iterator[int]:
         process.end()
 
 
-def need_emulator() -> None:
+def device_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `mnv3c device build` makes, once a test run; skips where it cannot be had."""
+    global _built
     if shutil.which("qemu-aarch64") is None:
         pytest.skip("qemu-aarch64 is not installed")
+    if _built is None:
+        folder = tmp_path_factory.mktemp("device") / "server"
+        try:
+            made = deploy.build(folder)
+        except Mnv3cError as error:
+            pytest.skip(f"no device server: {error}")
+        if not made.android:
+            pytest.skip("the cross compiler brings no Arm C library for qemu to run")
+        _built = folder
+    return _built
+
+
+_built: Path | None = None

@@ -16,7 +16,7 @@ from mnv3c import targets, toolchain
 from mnv3c.cli import main
 from mnv3c.errors import Mnv3cError
 from mnv3c.toolchain.compiler import host_is_arm
-from mnv3c.tuning.devices import Measurement, Status, deploy, timed
+from mnv3c.tuning.devices import Measurement, Status, timed
 from mnv3c.tuning.devices.bundle import Builder
 from mnv3c.tuning.devices.rpc import Link, RpcDevice, parse_address
 from tests.tuning.devices import candidates as make
@@ -29,16 +29,7 @@ _CORE = targets.get("cortex-a76")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `mnv3c device build` makes."""
-    servers.need_emulator()
-    folder = tmp_path_factory.mktemp("device") / "server"
-    try:
-        made = deploy.build(folder)
-    except Mnv3cError as error:
-        pytest.skip(f"no device server: {error}")
-    if not made.android:
-        pytest.skip("the cross compiler brings no Arm C library for qemu to run")
-    return folder
+    return servers.device_server(tmp_path_factory)
 
 
 @pytest.fixture

@@ -12,14 +12,15 @@ from mnv3c.ir.graph import Graph
 from mnv3c.paths.common.regions import region_names
 from mnv3c.paths.neon.chains import find_chains, lower_chain
 from mnv3c.paths.neon.context import Context, regions_of
+from mnv3c.paths.neon.dialect import ARM64, Dialect
 from mnv3c.paths.neon.stages import lower_node
 
 name = "neon"
 
 
-def lower(graph: Graph, options: Options) -> Program:
+def lower(graph: Graph, options: Options, dialect: Dialect = ARM64) -> Program:
     """Lower the fused integer graph; shapes without a vector kernel take the portable one and a note."""
-    context = Context(graph, region_names(graph), options)
+    context = Context(graph, region_names(graph), options, dialect)
     stages: list[Stage] = []
     notes: list[str] = []
     chains = find_chains(context)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from mnv3c.codegen.program import Constant, Options, Region
 from mnv3c.ir.graph import Graph, Tensor
 from mnv3c.paths.common.regions import external
+from mnv3c.paths.neon.dialect import Dialect
 from mnv3c.paths.neon.epilogue import Epilogue
 from mnv3c.paths.neon.pack import Strided, stored_offsets
 from mnv3c.paths.neon.windows import SLACK
@@ -24,6 +25,7 @@ class Context:
     graph: Graph
     regions: Mapping[str, str]
     options: Options
+    dialect: Dialect
     offsets: dict[str, Strided] = field(default_factory=dict)
 
     def remember_offsets(self, tensor: str, constant: Constant, e: Epilogue) -> None:

@@ -13,10 +13,6 @@ from mnv3c.paths.common.products import sixteen_bit_groups
 from mnv3c.paths.neon.epilogue import Epilogue
 from mnv3c.paths.neon.pack import BLOCK, pack_lanes
 
-# Each pixel of a tile keeps a 16-bit and two 32-bit sums in registers; of 32, that leaves room for
-# the inputs and a row of weights.
-MOST_PIXELS = 7
-
 
 @dataclass(frozen=True, eq=False)
 class Depthwise:
@@ -60,31 +56,34 @@ def _times(step: str, factor: int) -> str:
     return str(int(step) * factor) if step.isdigit() else f"{factor} * {step}" if factor else "0"
 
 
-def row_tiles(width: int) -> list[tuple[int, int]]:
-    """Cut a row into (tiles, pixels) runs: one kind of tile if some size of 4 to 7 divides it."""
-    for pixels in range(min(MOST_PIXELS, width), 3, -1):
+def row_tiles(width: int, most: int) -> list[tuple[int, int]]:
+    """Cut a row into (tiles, pixels) runs: one kind of tile if a size above half of ``most`` divides it."""
+    for pixels in range(min(most, width), most // 2, -1):
         if width % pixels == 0:
             return [(width // pixels, pixels)]
-    pixels = min(MOST_PIXELS, width)
+    pixels = min(most, width)
     runs = [(width // pixels, pixels)]
     if width % pixels:
         runs.append((1, width % pixels))
     return runs
 
 
-def lower_depthwise(label: str, conv: q.QConv, taps: np.ndarray, e: Epilogue, width: int) -> Depthwise:
+def lower_depthwise(
+    label: str, conv: q.QConv, taps: np.ndarray, e: Epilogue, width: int, most: int
+) -> Depthwise:
     """Kernels for rows of ``width`` output pixels; input rows carry their padding.
 
     Args:
         label: makes the constant's name unique.
         taps: int8 or int16 ``[channels, taps]``; the latter's products are of 32 bits at once.
+        most: pixels of a tile.
     """
     channels, kh, kw, _ = conv.weight.shape
     wide = taps.dtype != np.int8
     starts = [] if wide else sixteen_bit_groups(taps)
     packed = pack_lanes(taps, e.parameters)
     kernels, calls = [], []
-    for tiles, pixels in row_tiles(width):
+    for tiles, pixels in row_tiles(width, most):
         cuts = "_".join(str(s) for s in starts[1:])
         name = (
             f"depthwise_{kh}x{kw}_s{conv.stride[1]}d{conv.dilation[1]}_{pixels}x{BLOCK}_neon"

@@ -14,7 +14,6 @@ from mnv3c.ir.graph import Node
 from mnv3c.paths.neon.context import Context, shape_text
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.shares import Shares, cut
-from mnv3c.paths.neon.steps import look_up_kernel
 
 LEAST_ELEMENTS = 16 * 1024  # below, waking other threads costs more than they save
 LANES = 16
@@ -154,7 +153,9 @@ def _look_up(context: Context, node: q.QLut) -> Stage:
         "}",
         f"look_up_neon({y} + first, {table.name}, count, 0, 1);",
     ]
-    return _stage(context, node, "table look-up", "\n".join(lines), look_up_kernel(), shares, (table,))
+    return _stage(
+        context, node, "table look-up", "\n".join(lines), context.dialect.look_up(), shares, (table,)
+    )
 
 
 def _door(context: Context, node: Node, door: Door) -> Stage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from mnv3c.codegen.program import Constant, Kernel
 from mnv3c.codegen.render import render
 from mnv3c.paths.neon.epilogue import Epilogue
 from mnv3c.paths.neon.pack import BLOCK, pack_blocks
-from mnv3c.paths.neon.tile import Depth, overread, tile_name, tile_values
+from mnv3c.paths.neon.tile import Depth, overread, tile_name
 
 # Weights of a chunk of output channels stay in a 32 KiB first-level cache beside inputs and outputs.
 CHUNK_BYTES = 12 * 1024
@@ -132,12 +132,15 @@ class Pointwise:
         return f"{self.name}({', '.join(arguments)});"
 
 
-def lower_pointwise(label: str, weight: np.ndarray, e: Epilogue, pixels: int) -> Pointwise:
+def lower_pointwise(
+    label: str, weight: np.ndarray, e: Epilogue, pixels: int, tile: Callable[[int, Depth], Kernel]
+) -> Pointwise:
     """Kernels for ``weight`` (int8 ``[out, in]``, out >= 8).
 
     Args:
         label: makes the constant's name unique.
         pixels: how many are computed in one call.
+        tile: see ``Dialect``.
     """
     channels, inputs = weight.shape
     depth = Depth.of(inputs)
@@ -148,9 +151,7 @@ def lower_pointwise(label: str, weight: np.ndarray, e: Epilogue, pixels: int) ->
     rests = "".join(str(p) for p in sizes)
     cuts = "_".join(dict.fromkeys(t.rsplit("_", 1)[1] for t in tiles.values()))
     name = f"pointwise_{rests}x{BLOCK}_neon_{cuts}_{e.label}"
-    kernels = [
-        Kernel(tile_name(p, depth), render("kernels/neon/tile.c.j2", **tile_values(p, depth))) for p in sizes
-    ]
+    kernels = [tile(p, depth) for p in sizes]
     source = render("kernels/neon/pointwise.c.j2", name=name, e=e, tiles=tiles, looped=depth.looped)
     packed = pack_blocks(weight, e.parameters)
     # What is read behind the last tile's weights: its parameters, and this where they are too few.

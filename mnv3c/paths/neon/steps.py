@@ -114,11 +114,12 @@ class Lowered:
     step: Step
     kernel: Pointwise | Depthwise
     gather: Gather | None
+    look_up_kernel: Kernel | None
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         gather = (self.gather.kernel,) if self.gather is not None else ()
-        table = (look_up_kernel(),) if self.step.table is not None else ()
+        table = (self.look_up_kernel,) if self.look_up_kernel is not None else ()
         sums = (_pixel_sums_kernel(),) if self.step.e.lifted else ()
         return (*gather, *sums, *self.kernel.kernels, *table)
 
@@ -164,12 +165,14 @@ class Lowered:
 def lower_step(context: Context, step: Step, pixels: int | None = None) -> Lowered:
     """Kernels that compute rows of ``step``, or ``pixels`` pixels at a time."""
     conv, label, width = step.node.conv, step.label, pixels or step.y.shape[1]
+    dialect = context.dialect
+    table = dialect.look_up() if step.table is not None else None
     if step.kind == "depthwise":
-        row = lower_depthwise(label, conv, step.weight, step.e, width)
+        row = lower_depthwise(label, conv, step.weight, step.e, width, dialect.depthwise_pixels)
         context.remember_offsets(step.node.outputs[0], row.constant, step.e)
-        return Lowered(step, row, None)
+        return Lowered(step, row, None, table)
     gather = lower_gather(conv, step.geometry) if step.kind == "window" else None
-    return Lowered(step, lower_pointwise(label, step.weight, step.e, width), gather)
+    return Lowered(step, lower_pointwise(label, step.weight, step.e, width, dialect.tile), gather, table)
 
 
 def sums_bytes(pixels: int) -> int:
@@ -179,7 +182,3 @@ def sums_bytes(pixels: int) -> int:
 
 def _pixel_sums_kernel() -> Kernel:
     return Kernel("pixel_sums_neon", render("kernels/neon/pixel_sums.c.j2"))
-
-
-def look_up_kernel() -> Kernel:
-    return Kernel("look_up_neon", render("kernels/neon/look_up.c.j2"))

@@ -2,8 +2,8 @@
  * INPUT_BYTES OUTPUT_BYTES ARENA_BYTES PATH.
  *
  * THREADS 0: every share of a layer runs from the state before the layer, and no two may change the same
- * byte; then all run one after the other in random order. Else so many threads take the shares, of which
- * random ones come first. Compiled with RUN=<name>_run; one input and one output. */
+ * byte; then all run one after the other in random order. THREADS -1: nothing is divided. Else so many
+ * threads take the shares, of which random ones come first. Compiled with RUN=<name>_run; one input and one output. */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -127,7 +127,7 @@ int main(int argc, char **argv) {
   if (source == 0 || fread(in, 1, in_bytes, source) != in_bytes) return 4;
   const void *const inputs[1] = {in};
   const void *const outputs[1] = {out};
-  const exec_t exec = {threads ? threaded : checked, 0, entered, 0, atoi(argv[8])};
+  const exec_t exec = {threads < 0 ? 0 : threads ? threaded : checked, 0, entered, 0, atoi(argv[8])};
   if (RUN(inputs, outputs, arena, &exec) != 0) return 4;
   FILE *const sink = fopen(argv[4], "wb");
   if (sink == 0 || fwrite(out, 1, out_bytes, sink) != out_bytes || fclose(sink) != 0) return 4;

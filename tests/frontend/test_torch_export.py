@@ -83,6 +83,31 @@ def test_pools_and_norms_without_parameters(tmp_path: Path) -> None:
     assert [n.kind for n in graph if isinstance(n, f.Pool)] == ["max", "average"]
 
 
+class Segmentation(nn.Module):
+    """What heads of segmentation networks do with pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high = nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.Conv2d(3, 4, 1)
+        self.up, self.last = nn.ConvTranspose2d(6, 6, 2, stride=2), nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: Any) -> Any:
+        low, high = self.low(x).relu(), self.high(x)
+        size = high.shape[-2:]
+        parts = [functional.interpolate(low, size=size, mode="bilinear", align_corners=False), self.up(low)]
+        parts += [functional.interpolate(low, scale_factor=2)[:, 1:3], high[:, 2:]]
+        scores = self.last(torch.cat(parts, 1))[:, :, 1:-1]
+        grown = functional.interpolate(scores, size=(31, 40), mode="bilinear", align_corners=True)
+        return grown, scores.argmax(1)
+
+
+def test_segmentation(tmp_path: Path) -> None:
+    graph = check(settled(Segmentation(), SHAPE), tmp_path / "segmentation.pt2", SHAPE)
+    kinds = [type(n) for n in graph]
+    assert kinds.count(f.Resize) == 3 and kinds.count(f.Concat) == 1 and kinds.count(f.Slice) == 3
+    assert f.TransposedConv2d in kinds and f.ArgMax in kinds
+
+
 def test_decomposed_program(tmp_path: Path) -> None:
     """What was decomposed before it was saved is the same network."""
     network = settled(Padded(), SHAPE)
@@ -167,7 +192,9 @@ def refused(network: Any, folder: Path, shape: tuple[int, ...] = SHAPE, **option
         (Calls(lambda y: functional.max_pool2d(y, 3, return_indices=True)[1]), "only the first result"),
         (Calls(lambda y: functional.avg_pool2d(y, 3, divisor_override=7)), "divisor_override of 7"),
         (Calls(lambda y: y.double()), "dtype of torch.float64"),
-        (nn.Sequential(nn.ConvTranspose2d(3, 4, 3)), "transposed"),
+        (nn.Sequential(nn.ConvTranspose2d(3, 6, 3, groups=3)), "groups and dilation are not supported"),
+        (Calls(lambda y: functional.interpolate(y, size=(20, 50))), "whole factors alone are supported"),
+        (Calls(lambda y: y[:, ::2]), "steps of [2]"),
         (Calls(lambda y: y.permute(0, 3, 1, 2)), "(aten.permute.default)"),
     ],
 )

@@ -51,7 +51,9 @@ def check(network: Any, path: Path, shape: tuple[int, ...]) -> Graph:
     assert len(graph.outputs) == len(wanted)
     for name, tensor in zip(graph.outputs, wanted, strict=True):
         want = tensor.numpy()
-        want = want[0].transpose(1, 2, 0) if want.ndim == 4 else want.reshape(1, 1, -1)
+        want = want[0].transpose(1, 2, 0) if want.ndim == 4 else want
+        want = want[0][:, :, None] if want.ndim == 3 and want.shape[0] == 1 else want  # class numbers
+        want = want.reshape(1, 1, -1) if want.ndim == 2 else want
         assert got[name].shape == want.shape
         np.testing.assert_allclose(got[name], want, rtol=1e-4, atol=1e-4 * float(np.abs(want).max()))
     return graph

@@ -91,9 +91,15 @@ def _padding(values: Arguments, place: str) -> None:
         raise Mnv3cError("only padding of height and width with zero is supported", place)
 
 
+def _nearest(values: Arguments, place: str) -> None:
+    """TVM rounds to the nearest pixel and PyTorch down, which is the same for whole factors."""
+    sizes = values["input"].meta["val"].shape[2:]
+    wanted = values["output_size"] or [s * f for s, f in zip(sizes, values["scale_factors"], strict=True)]
+    if any(new % old for new, old in zip(wanted, sizes, strict=True)):
+        raise Mnv3cError(f"from {list(sizes)} to {list(wanted)}: whole factors alone are supported", place)
+
+
 def _convolution(values: Arguments, place: str) -> None:
-    if values["transposed"]:
-        raise Mnv3cError("transposed convolutions are not supported", place)
     if len(values["stride"]) != 2:
         raise Mnv3cError("only convolutions over height and width are supported", place)
 
@@ -123,6 +129,11 @@ OPERATORS: Mapping[str, Callable[[Arguments, str], None]] = {
     "_adaptive_avg_pool2d.default": _any,
     "avg_pool2d.default": _is(divisor_override=None, ceil_mode=False),
     "max_pool2d_with_indices.default": _is(ceil_mode=False, dilation=[1, 1]),
+    "upsample_bilinear2d.vec": _any,
+    "upsample_nearest2d.vec": _nearest,
+    "cat.default": _any,
+    "argmax.default": _any,
+    "slice.Tensor": _any,
     "view.default": _any,
     "permute.default": _any,
     "squeeze.dims": _any,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mnv3c.codegen.render import render
 from mnv3c.errors import Mnv3cError
 from mnv3c.ir.graph import Graph
 from mnv3c.quant import batched
@@ -20,6 +20,10 @@ from mnv3c.verification.inputs import library_input, real
 NOISELESS_DB = 200.0
 _BINS = 96
 _WIDTH, _HEIGHT = 384, 84
+_DEPTH_HEIGHT, _DEPTH_DB = 150, 50
+_GOOD_DB, _FAIR_DB = 25.0, 15.0
+_BAR = 260  # pixels of the longest
+_SHOWN = 25  # rows before the fold
 Progress = Callable[[str, int, int], None]
 
 
@@ -102,27 +106,78 @@ def write(
 
 def page(title: str, facts: Mapping[str, str], found: Sequence[Layer], alone: Sequence[Sensitivity]) -> str:
     """The page's text; the same for the same facts."""
-    rows = "".join(f"<tr><th>{_safe(k)}</th><td>{_safe(v)}</td></tr>" for k, v in facts.items())
-    losers = "".join(
-        f"<tr><td>{_safe(s.name)}</td><td>{s.what}</td><td>{s.signal_to_noise_db:.1f}</td>"
-        f"<td>{s.agreement:.1%}</td></tr>"
-        for s in alone
+    rows = _losses(alone)
+    return render(
+        "quantize/page.html.j2",
+        title=title,
+        facts=list(facts.items()),
+        depth=_depth(found),
+        alone=[part for part in (rows[:_SHOWN], rows[_SHOWN:]) if part],
+        figures=[_figure(layer) for layer in found],
+        size={"width": _WIDTH, "height": _HEIGHT},
     )
-    figures = "".join(_figure(layer) for layer in found)
-    return _PAGE.format(title=_safe(title), rows=rows, losers=losers, figures=figures)
 
 
-def _figure(layer: Layer) -> str:
-    shape = "×".join(str(n) for n in layer.shape)
-    return (
-        f"<figure><figcaption><b>{_safe(layer.name)}</b> {shape} {layer.dtype}, "
-        f"{layer.signal_to_noise_db:.1f} dB</figcaption>"
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + 14}" role="img">'
-        f'<path class="before" d="{_outline(layer.before)}"/>'
-        f'<path class="after" d="{_outline(layer.after)}"/>'
-        f'<text x="0" y="{_HEIGHT + 12}">{layer.low:.3g}</text>'
-        f'<text x="{_WIDTH}" y="{_HEIGHT + 12}" text-anchor="end">{layer.high:.3g}</text></svg></figure>'
-    )
+def _losses(alone: Sequence[Sensitivity]) -> list[dict[str, object]]:
+    noises = [10 ** (-s.signal_to_noise_db / 10) for s in alone]
+    total, most = sum(noises), max(noises, default=1.0)
+    return [
+        {
+            "name": s.name,
+            "what": s.what,
+            "decibels": f"{s.signal_to_noise_db:.1f}",
+            "agreement": f"{s.agreement:.1%}",
+            "share": f"{noise / total:.1%}",
+            "width": round(_BAR * noise / most, 1),
+        }
+        for s, noise in zip(alone, noises, strict=True)
+    ]
+
+
+def _style(decibels: float) -> str:
+    return "good" if decibels >= _GOOD_DB else "fair" if decibels >= _FAIR_DB else "poor"
+
+
+def _depth(found: Sequence[Layer]) -> dict[str, object]:
+    """Bars of signal to noise in the order of execution."""
+    step = min(24.0, 1200 / max(len(found), 1))
+    scale = _DEPTH_HEIGHT / _DEPTH_DB
+    bars = []
+    for i, layer in enumerate(found):
+        height = float(np.clip(layer.signal_to_noise_db, 0.3, _DEPTH_DB)) * scale
+        bars.append(
+            {
+                "name": layer.name,
+                "decibels": f"{layer.signal_to_noise_db:.1f}",
+                "style": _style(layer.signal_to_noise_db),
+                "x": round(i * step + 26, 1),
+                "y": round(_DEPTH_HEIGHT - height, 1),
+                "width": round(step * 0.75, 1),
+                "height": round(height, 1),
+            }
+        )
+    return {
+        "width": round(len(found) * step + 30),
+        "height": _DEPTH_HEIGHT,
+        "bars": bars,
+        "ticks": [{"y": _DEPTH_HEIGHT - db * scale, "label": db} for db in range(10, _DEPTH_DB, 10)],
+        "first": found[0].name if found else "",
+        "last": found[-1].name if found else "",
+    }
+
+
+def _figure(layer: Layer) -> dict[str, object]:
+    return {
+        "name": layer.name,
+        "shape": "×".join(str(n) for n in layer.shape),
+        "dtype": layer.dtype,
+        "decibels": f"{layer.signal_to_noise_db:.1f}",
+        "style": _style(layer.signal_to_noise_db),
+        "before": _outline(layer.before),
+        "after": _outline(layer.after),
+        "low": f"{layer.low:.3g}",
+        "high": f"{layer.high:.3g}",
+    }
 
 
 def _outline(counts: np.ndarray) -> str:
@@ -133,36 +188,3 @@ def _outline(counts: np.ndarray) -> str:
     for i, height in enumerate(heights):
         path.append(f"V{_HEIGHT - height:.1f}H{(i + 1) * width:.1f}")
     return "".join(path) + f"V{_HEIGHT}Z"
-
-
-def _safe(text: object) -> str:
-    return html.escape(str(text))
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1240px; padding: 0 1em;
-  color: #1d2530; background: #fff }}
-table {{ border-collapse: collapse; margin: 1em 0 }}
-th, td {{ text-align: left; padding: .2em 1em .2em 0; border-bottom: 1px solid #d8dee6;
-  font-variant-numeric: tabular-nums }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(360px, 1fr)); gap: 1em }}
-figure {{ margin: 0 }} figcaption {{ overflow-wrap: anywhere }} svg {{ width: 100%; background: #f4f6f9 }}
-text {{ font-size: 11px; fill: #5b6675 }}
-.before {{ fill: #9db7d9 }} .after {{ fill: none; stroke: #c2410c; stroke-width: 1 }}
-@media (prefers-color-scheme: dark) {{ body {{ color: #dfe5ec; background: #14181d }}
-  svg {{ background: #1d232b }} .before {{ fill: #3f5f8a }} .after {{ stroke: #fb923c }}
-  th, td {{ border-color: #333c47 }} }}
-</style></head><body>
-<h1>{title}</h1>
-<table>{rows}</table>
-<h2>What each loses alone</h2>
-<p>The output's signal to noise, and the share of inputs with the same largest output, when this tensor or
-these weights alone are quantised and all else is float. Worst first.</p>
-<table><tr><th>layer</th><th>what</th><th>dB</th><th>agreement</th></tr>{losers}</table>
-<h2>Values before and after</h2>
-<p>Filled: the float network. Line: what the integers stand for, on the same inputs, errors of earlier layers
-included. Heights are logarithmic.</p>
-<div class="figures">{figures}</div>
-</body></html>
-"""

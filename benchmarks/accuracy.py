@@ -1,6 +1,6 @@
 """The table of issue 4: integer networks beside what they come from.
 
-    python benchmarks/accuracy.py [--model NAME] [--limit N] [--json]
+    python benchmarks/accuracy.py [--model NAME] [--limit N] [--peers] [--json]
     python benchmarks/accuracy.py --steps [--model NAME]
 
 Needs the test data (``MNV3C_DATA``, or ``../shared/data`` beside the repository), ``onnxruntime``,
@@ -31,6 +31,9 @@ def main() -> int:
     parser.add_argument("--model", choices=[*photographs.MODELS, TEXT], action="append")
     parser.add_argument("--limit", type=int, help="take only the first so many images")
     parser.add_argument("--steps", action="store_true", help="every step of the quantiser")
+    parser.add_argument(
+        "--peers", action="store_true", help="let onnxruntime quantise the float networks, too"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     data = Path(args.data)
@@ -44,7 +47,11 @@ def main() -> int:
     rows = []
     for name in args.model or [*photographs.MODELS, TEXT]:
         print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
-        row = text_lines.measure(args.limit) if name == TEXT else photographs.measure(name, data, args.limit)
+        row = (
+            text_lines.measure(args.limit)
+            if name == TEXT
+            else photographs.measure(name, data, args.limit, args.peers)
+        )
         print(", ".join(f"{c.quantity} {c.value:.1f}" for c in row.checks), file=sys.stderr, flush=True)
         rows.append(row)
     show(rows, args.json)

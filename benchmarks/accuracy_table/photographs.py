@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from accuracy_table.peers import litert_engine
+from accuracy_table.peers import litert_engine, static_quantization
 from accuracy_table.rows import Check, Row
 from mnv3c.evaluate import Engine, Score, evaluate, onnx_engine
 from mnv3c.evaluate.libraries import host_engine
@@ -71,7 +72,7 @@ MODELS = {
 }
 
 
-def measure(name: str, data: Path, limit: int | None) -> Row:
+def measure(name: str, data: Path, limit: int | None, peers: bool) -> Row:
     """Classify the labelled images by the original and by the C that we generate for the network.
 
     The C is that of the path ``ref``, built for this machine; every other path gives the same bits.
@@ -79,6 +80,7 @@ def measure(name: str, data: Path, limit: int | None) -> Row:
     Args:
         data: the folder of ``models`` and ``images``.
         limit: take only the first so many images.
+        peers: let onnxruntime quantise the float networks as well, and remark on its top-1.
     """
     model, images = MODELS[name], data / "images"
     start = time.perf_counter()
@@ -89,9 +91,13 @@ def measure(name: str, data: Path, limit: int | None) -> Row:
         normalize=model.normalization,
     )
     original, engine = _original(data / "models" / model.file, model.normalization)
-    with host_engine(subject, workers=1) as (ours, _):
+    with host_engine(subject, workers=1) as (ours, _), tempfile.TemporaryDirectory() as work:
+        others = {}
+        if peers and model.calibrated:
+            file = data / "models" / model.file
+            others = static_quantization(file, images / "calibration", model.normalization, Path(work))
         scores = evaluate(
-            {"original": engine, "ours": ours},
+            {"original": engine, "ours": ours, **others},
             images / "labelled",
             images / "labelled" / "labels.csv",
             subject.shape,
@@ -110,6 +116,7 @@ def measure(name: str, data: Path, limit: int | None) -> Row:
         signal_to_noise_db=got.signal_to_noise_db if model.calibrated else None,
         images=got.images,
         seconds=time.perf_counter() - start,
+        remark=", ".join(f"{other} {100 * scores[other].top1:.1f}" for other in others),
     )
 
 

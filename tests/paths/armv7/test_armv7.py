@@ -22,7 +22,7 @@ from mnv3c.runners.process import qemu
 from mnv3c.verification.check import verify
 from tests.paths.harness import check_graph, compile_graph
 from tests.paths.neon import test_kernels as kernels
-from tests.paths.threads import can_run, check_threads
+from tests.paths.real_threads import can_run, check_threads
 
 
 def compiler(kind: str) -> toolchain.Compiler | None:

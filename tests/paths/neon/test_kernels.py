@@ -16,7 +16,7 @@ from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node
 from tests.graphs import Builder, inverted_residual
 from tests.paths.harness import check_graph, compile_graph, compile_strictly, strict_compilers
-from tests.paths.threads import can_run, check_threads
+from tests.paths.real_threads import can_run, check_threads
 
 
 def pointwise() -> Graph:

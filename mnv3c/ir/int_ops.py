@@ -366,6 +366,50 @@ class QSpread(Node):
     pad: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
+@dataclass(frozen=True, eq=False)
+class QDetect(Node):
+    """Boxes out of a detector's head: decoding, then non-maximum suppression (numerics.md, "Detection").
+
+    ``inputs`` are box codes of every map, then scores of every map in the same order. A map of ``(H, W)``
+    pixels has ``H * W * A`` anchors: channels are ``A`` runs of 4 codes (y, x, height, width), and ``A``
+    runs of ``classes`` logits. ``outputs`` are boxes float32 ``(1, most, 4)`` (top, left, bottom, right as
+    shares of the image), scores float32 ``(1, most, 1)``, classes uint8 ``(1, most, 1)`` and their count
+    int32 ``(1, 1, 1)``, best first; what is behind the count is zero.
+
+    Attributes:
+        anchors: int32 ``[N, 4]``: centre y, centre x, height, width, in units of ``2**-20``.
+        box_scales: a map's ``(zero point, multiplier of y and x, multiplier of height and width)``; products
+            with ``q - zero point`` have units of ``2**-30`` and ``2**-28``.
+        score_scales: a map's ``(zero point, multiplier)``, products in units of ``2**-27``.
+        classes: logits an anchor.
+        first_class: classes below are not looked at: 1 where class 0 is background.
+        least: the lowest logit that counts, in units of ``2**-11``.
+        overlap: intersection over union from above which the worse box goes, in units of ``2**-15``.
+        most: length of the outputs. most_a_class: boxes that a class can have.
+        agnostic: an anchor stands for its best class alone, and boxes of different classes suppress each
+            other; else each class is on its own.
+        sigmoid: scores of logits ``(i - 128) / 8``, ``i`` = 0 to 256, in Q15.
+        exponential: ``round(2**16 * 2**(i / 256))`` for i = 0 to 256.
+    """
+
+    anchors: np.ndarray
+    box_scales: tuple[tuple[int, int, int], ...]
+    score_scales: tuple[tuple[int, int], ...]
+    classes: int
+    first_class: int
+    least: int
+    overlap: int
+    most: int
+    most_a_class: int
+    agnostic: bool
+    sigmoid: tuple[int, ...]
+    exponential: tuple[int, ...]
+
+    @property
+    def maps(self) -> int:
+        return len(self.box_scales)
+
+
 @dataclass(frozen=True)
 class Quantize(Node):
     """float32 to int8 at the library's door: ``sat8(round_half_even(x * inverse_scale[c]) + zero_point[c])``.

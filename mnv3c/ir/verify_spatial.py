@@ -135,6 +135,32 @@ def rules(require: Require) -> dict[type[Node], Callable[[Graph, Any], None]]:
         worst = (np.abs(node.bias.astype(np.int64)).max() + 128 * area) << node.requant.shift
         require(bool(worst < 2**31), node.name, "accumulator can overflow")
 
+    def detect(graph: Graph, node: q.QDetect) -> None:
+        anchors = node.anchors
+        good = anchors.dtype == np.int32 and anchors.ndim == 2 and anchors.shape[1] == 4
+        require(good and 0 < len(anchors) < 1 << 16, node.name, "anchors int32 [N, 4], fewer than 65536")
+        sides = good and bool((anchors[:, 2:] >= 0).all() and (np.abs(anchors) < 1 << 22).all())
+        require(sides, node.name, "anchors outside of four images")
+        require(len(node.inputs) == 2 * node.maps, node.name, "a map of codes and one of scores each")
+        require(len(node.score_scales) == node.maps, node.name, "one scale a map")
+        require(0 <= node.first_class < node.classes <= 256, node.name, f"{node.classes} classes")
+        require(min(node.most, node.most_a_class) > 0, node.name, "no room for a box")
+        require(0 <= node.overlap <= 1 << 15, node.name, f"overlap {node.overlap}")
+        require(len(node.sigmoid) == len(node.exponential) == 257, node.name, "tables of 257")
+        scales = [m for _, *ms in (*node.box_scales, *node.score_scales) for m in ms]
+        require(all(0 <= m < 2**31 for m in scales), node.name, "multiplier outside of 31 bits")
+        total = 0
+        for codes, scores in zip(node.inputs[: node.maps], node.inputs[node.maps :], strict=True):
+            a, b = graph.tensor(codes), graph.tensor(scores)
+            require({a.dtype, b.dtype} <= {"int8", "int16"}, node.name, f"{codes} or {scores} is no integer")
+            require(a.elements * node.classes == b.elements * 4, node.name, f"{codes} does not fit {scores}")
+            total += a.elements // 4
+        require(total == len(anchors), node.name, f"{total} codes for {len(anchors)} anchors")
+        row, most = [graph.tensor(o) for o in node.outputs], node.most
+        want = [((1, most, 4), "float32"), ((1, most, 1), "float32"), ((1, most, 1), "uint8")]
+        got = [(t.shape, t.dtype) for t in row]
+        require(got == [*want, ((1, 1, 1), "int32")], node.name, f"outputs {got}")
+
     return {
         f.Resize: resize,
         f.ArgMax: argmax,
@@ -152,4 +178,5 @@ def rules(require: Require) -> dict[type[Node], Callable[[Graph, Any], None]]:
         q.QAdd16: add16,
         q.QAveragePool: windowed,
         q.QWindowMean: windowed,
+        q.QDetect: detect,
     }

@@ -10,6 +10,7 @@ import numpy as np
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.reference.arithmetic import I64, rdmulh16, rdmulh32, rounding_shift_right, sat8, sat16
+from mnv3c.reference.detect import detect
 from mnv3c.reference.requantize import requantize as requantize
 from mnv3c.reference.requantize import second_rounding
 from mnv3c.reference.spatial import INTEGER_RULES, interpolate
@@ -57,6 +58,9 @@ def execute(graph: Graph, node: Node, values: Values, between: str = "int16") ->
         size = graph.tensor(node.output).shape[:2]
         scores = interpolate(node.resize, values[node.inputs[0]], size)
         values[node.output] = scores.argmax(axis=-1, keepdims=True).astype(np.uint8)
+        return
+    if isinstance(node, q.QDetect):
+        values.update(zip(node.outputs, detect(node, [values[i] for i in node.inputs]), strict=True))
         return
     tensor = graph.tensors.get(node.output)
     dtype = tensor.dtype if tensor else between
@@ -194,4 +198,4 @@ _RULES: dict[type[Node], Callable[..., np.ndarray]] = {
     q.Dequantize: _dequantize,
     **INTEGER_RULES,
 }
-SUPPORTED: tuple[type[Node], ...] = (*_RULES, q.FusedConv, q.FusedResizeArgMax)
+SUPPORTED: tuple[type[Node], ...] = (*_RULES, q.FusedConv, q.FusedResizeArgMax, q.QDetect)

@@ -75,6 +75,9 @@ def make_stage(
 _HELPERS = {
     "ref_clamp": (),
     "ref_divide": (),
+    "ref_overlap": (),
+    "ref_scale16": (),
+    "ref_sort_down": (),
     "ref_divide_away": (),
     "ref_rdmulh32": (),
     "ref_rdmulh16": (),

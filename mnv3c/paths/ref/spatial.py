@@ -10,7 +10,8 @@ from mnv3c.codegen.program import Stage
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import DTYPE_BYTES, Graph, Node, Tensor
 from mnv3c.ir.positions import positions
-from mnv3c.paths.ref.base import Regions, each_channel, make_stage, row_parts, shape_text
+from mnv3c.paths.ref.base import CTYPE, Regions, each_channel, make_stage, row_parts, shape_text
+from mnv3c.reference.detect import LARGEST, LOG2_E
 
 
 def _tables(node: q.QResize, x: Tensor, y: Tensor) -> dict[str, tuple[np.ndarray, str]]:
@@ -131,6 +132,50 @@ def _spread(graph: Graph, node: q.QSpread, regions: Regions) -> Stage:
     return make_stage(graph, node, regions, "spread.c.j2", title=title, constants=constants)
 
 
+def _detect(graph: Graph, node: q.QDetect, regions: Regions) -> Stage:
+    maps: list[dict[str, object]] = []
+    first = 0
+    for i in range(node.maps):
+        codes, logits = node.inputs[i], node.inputs[node.maps + i]
+        count = graph.tensor(codes).elements // 4
+        maps.append(
+            {
+                "count": count,
+                "first": first,
+                "boxes": f"R_{regions[codes]}",
+                "scores": f"R_{regions[logits]}",
+                "box_type": CTYPE[graph.tensor(codes).dtype],
+                "score_type": CTYPE[graph.tensor(logits).dtype],
+                "box_scale": node.box_scales[i],
+                "score_scale": node.score_scales[i],
+            }
+        )
+        first += count
+    kept = node.most if node.agnostic else node.most_a_class
+    words = 5 * first + kept + 3 * node.most
+    classes = node.classes - node.first_class
+    return make_stage(
+        graph,
+        node,
+        regions,
+        "detect.c.j2",
+        title=f"decode {first} boxes of {classes} classes, suppress, keep {node.most}",
+        constants={
+            "anchors": (node.anchors, "table"),
+            "exponential": (np.asarray(node.exponential, np.int32), "table"),
+            "sigmoid": (np.asarray(node.sigmoid, np.int16), "table"),
+        },
+        outputs=4,
+        scratch=4 * words + (-(-first // 4) * 4 if node.agnostic else 0),
+        maps=maps,
+        anchors=first,
+        kept=kept,
+        results=[f"R_{regions[o]}" for o in node.outputs],
+        log2_e=LOG2_E,
+        largest=LARGEST,
+    )
+
+
 RULES: dict[type[Node], Callable[..., Stage]] = {
     q.QResize: _resize,
     q.FusedResizeArgMax: _resize_argmax,
@@ -142,4 +187,5 @@ RULES: dict[type[Node], Callable[..., Stage]] = {
     q.QConcat: _concat,
     q.QSlice: _slice,
     q.QSpread: _spread,
+    q.QDetect: _detect,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from mnv3c.tuning.devices.base import Candidate
 from mnv3c.tuning.space import Op, Value
 
 # Choices that are made over the whole network; they are in an operator's shape, not in its schedule.
-NETWORK_KNOBS = ("block", "block_in", "block_out", "project")
+NETWORK_KNOBS = ("block", "block_in", "block_out", "project", "next")
 _NAME = "mnv3c_candidate"
 
 
@@ -175,6 +176,8 @@ def _blocks(fused: Graph, stage: Stage, path: str, links: Sequence[_Link]) -> La
         chosen = _chosen(stage, link.middle)
         chosen["project"] = "inside" if link.project is not None else "apart"
         choices[link.middle.name] = chosen
+        if link.stem is not None:
+            choices[link.stem.name] = _chosen(stage, link.stem)
         shape += [(f"{prefix}{k}", v) for k, v in _link_shape(fused, link, chosen)]
         block_in, block_out = str(chosen.get("block_in", "")), str(chosen.get("block_out", ""))
         if link.stem is None:
@@ -353,9 +356,15 @@ def _random(graph: Graph, name: str, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(low, bounds.max + 1, tensor.shape).astype(tensor.dtype)
 
 
-@functools.lru_cache(maxsize=8)
-def _choices(blocks: tuple[str, str], project: str) -> Schedule:
-    return {"block": blocks[1], "block_in": blocks[0], "block_out": blocks[1], "project": project}
+@functools.lru_cache(maxsize=16)
+def _choices(blocks: tuple[str, str], project: str, following: str) -> Schedule:
+    return {
+        "block": blocks[1],
+        "block_in": blocks[0],
+        "block_out": blocks[1],
+        "project": project,
+        "next": following,
+    }
 
 
 def variants(graph: Graph, path: str, tuning: str) -> list[Layer]:
@@ -364,8 +373,10 @@ def variants(graph: Graph, path: str, tuning: str) -> list[Layer]:
     names = ("2x2", "1x4")
     fused = run_passes(graph)
     for blocks in ((i, o) for o in names for i in names):
-        for project in ("inside", "apart"):
-            choices = {n.name: _choices(blocks, project) for n in fused.nodes}
+        for project, following in itertools.product(("inside", "apart"), repeat=2):
+            if blocks[0] != blocks[1] and following == "inside":
+                continue  # blocks of one stage share their tensors' block shape
+            choices = {n.name: _choices(blocks, project, following) for n in fused.nodes}
             found += layers(graph, path, tuning, choices)
     unique: dict[tuple[tuple[str, ...], Op], Layer] = {}
     for layer in found:

@@ -96,13 +96,15 @@ def stem_waits(builder: Builder, node: q.FusedConv) -> bool:
     if first is None or not can_depthwise(builder, first, from_stem=True):
         return False
     project = projection_of(builder, first, inner=y)
-    return all(r is not None and r.name in (first.name, project.name if project else "") for r in readers)
+    if any(r is None or r.name not in (first.name, project.name if project else "") for r in readers):
+        return False
+    return builder.knob(node.name, "next", "inside") == "inside"
 
 
 def link_waits(builder: Builder, m: Members) -> bool:
     """Whether the result of a link may exist only inside the stage of the next block, some rows at once."""
     graph, y = builder.graph, builder.graph.tensor(m.result)
-    if m.project is None or y.name in graph.outputs or not (builder.small or y.bytes >= _FUSE_FROM):
+    if m.project is None or y.name in graph.outputs:
         return False
     expand = sole_reader(builder, y.name)
     if expand is None or not can_expand(builder, expand):
@@ -110,7 +112,10 @@ def link_waits(builder: Builder, m: Members) -> bool:
     reader = sole_reader(builder, expand.outputs[0])
     if reader is None or projection_of(builder, reader) is None:
         return False
-    return blocks_for(builder, reader)[0] == blocks_for(builder, m.depthwise, m.stem is not None)[1]
+    if blocks_for(builder, reader)[0] != blocks_for(builder, m.depthwise, m.stem is not None)[1]:
+        return False
+    worth = builder.small or y.bytes >= _FUSE_FROM
+    return builder.knob(m.depthwise.name, "next", "inside" if worth else "apart") == "inside"
 
 
 def lower_depthwise(builder: Builder, m: Members) -> None:
@@ -167,7 +172,7 @@ def lower_depthwise(builder: Builder, m: Members) -> None:
 
 def _add_sums(builder: Builder, node: q.FusedConv, source: str, target: str, parts: int, size: int) -> None:
     """The stage that adds the shares' channel sums."""
-    builder.add(
+    builder.add_plain(
         Stage(
             name=f"{identifier(node.name)}_sums",
             title=f"add the shares' sums, {shape_text(builder.graph.tensor(node.outputs[1]))}",

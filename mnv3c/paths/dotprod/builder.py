@@ -155,7 +155,7 @@ class Builder:
         t = self.graph.tensor(tensor)
         kernel = "tiles_from_dense" if form is not DENSE else "dense_from_tiles"
         height, width, channels = t.shape
-        self._convert(
+        self.add_plain(
             Stage(
                 name=f"{kernel}_{target}",
                 title=f"{kernel.replace('_', ' ')}, {shape_text(t)}",
@@ -175,7 +175,7 @@ class Builder:
         target = self.provide(tensor, form)
         t = self.graph.tensor(tensor)
         kernel, turns = self.instructions.octets(tiled_bytes(t.shape, block) // 32)
-        self._convert(
+        self.add_plain(
             Stage(
                 name=f"octets_{target}",
                 title=f"{'matrix operands' if isinstance(form, Octets) else 'tiles'}, {shape_text(t)}",
@@ -232,8 +232,8 @@ class Builder:
         used = {n: dict(self._used[n]) for n in stage.nodes if n in self._used}
         self._stages.append(replace(stage, schedule=used))
 
-    def _convert(self, stage: Stage) -> None:
-        """Add a stage that only brings a tensor into another form; it has no schedule."""
+    def add_plain(self, stage: Stage) -> None:
+        """Add a stage that has no schedule: it brings a tensor into another form, or adds up sums."""
         self._stages.append(stage)
 
     def note(self, text: str) -> None:

@@ -114,7 +114,7 @@ def pointwise_kernel(
     start = "start_" if start_blocks else ""
     # Any 4 bytes can be a lane of weights: so they may lie as the matrix products of i8mm want them.
     # With 2 quads by 3 blocks the registers would run out.
-    paired = lanes == "pixel" and in_quads % 2 == 0 and quads == 3 and not in_order
+    paired = lanes == "pixel" and unroll % 2 == 0 and quads == 3 and not in_order
     shape = f"{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}{turns}"
     name = f"{verb}_{shape}_{start}{e.label}_dotprod{'_a55' if in_order else ''}"
     header = header_steps(quads, 4, e.extra)

@@ -22,6 +22,7 @@ from mnv3c.targets import Target
 from mnv3c.tuning.devices.base import Candidate, Measurement, Progress, Status, wrong_bytes
 from mnv3c.tuning.devices.bundle import Builder
 from mnv3c.tuning.devices.prices import PriceList
+from mnv3c.tuning.devices.tables import TablePrices
 from mnv3c.tuning.devices.timed import output_bytes, packed_inputs
 
 # At a fixed address, constants apart from the code.
@@ -47,7 +48,8 @@ class Simulation:
 
 
 class SimulatedDevice:
-    """Costs are cycles: blocks by LLVM's model of the core, and line fills by the core's penalties.
+    """Costs are cycles: blocks by LLVM's model of the core, else by the tables of ``targets/``, and line
+    fills by the core's penalties.
 
     What is measured beside a candidate, or before it, changes its cost by no more than a few line fills.
     """
@@ -60,14 +62,12 @@ class SimulatedDevice:
         timeout_seconds: for the emulated runs of one candidate.
 
         Raises:
-            Mnv3cError: a platform, or a compiler, qemu or LLVM's tools are missing.
+            Mnv3cError: a platform, or a compiler or qemu is missing.
         """
         if core.core is None:
             raise Mnv3cError(f"{core.name} is a platform; cycles are those of a core", "--target")
         if qemu.available() is None:
             raise Mnv3cError("not installed (Debian, Ubuntu: apt install qemu-user)", "qemu-aarch64")
-        if llvm.tools() is None:
-            raise Mnv3cError("not installed (Debian, Ubuntu: apt install llvm)", "llvm-mc, llvm-mca")
         self.core = core
         self._cache = core.core.cache
         self.name = f"simulated {core.name}"
@@ -79,7 +79,7 @@ class SimulatedDevice:
         self._builder = Builder(compiler, flags, Path(self._folder.name), align_constants=True)
         source = resources.directory("templates") / "tuning" / "simulated.c"
         self._harness = self._builder.own_object(source)
-        self._prices = PriceList(core)
+        self._prices = PriceList(core) if llvm.tools() is not None else TablePrices(core)
         self._batches = 0
         self.simulations: dict[str, Simulation] = {}
         self._try()
@@ -87,7 +87,9 @@ class SimulatedDevice:
     @property
     def notes(self) -> tuple[str, ...]:
         """See ``Device.notes``: a simulation has no noise."""
-        return ()
+        if isinstance(self._prices, PriceList):
+            return ()
+        return ("costs are coarse: LLVM's tools are not installed (Debian, Ubuntu: apt install llvm)",)
 
     @property
     def method(self) -> str:

@@ -50,6 +50,12 @@ if TYPE_CHECKING:
     help="On a real device: schedules of a layer that it times, the best on the simulated core.",
 )
 @click.option(
+    "--hints",
+    multiple=True,
+    metavar="FILE",
+    help="Records, of another core say, to try the schedules of first.",
+)
+@click.option(
     "--fresh", is_flag=True, help="Forget what an earlier run measured instead of going on from it."
 )
 @model_options
@@ -65,6 +71,7 @@ def command(
     time_budget: float | None,
     finalists: int,
     fresh: bool,
+    hints: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -103,6 +110,7 @@ def command(
             settings=settings,
             finalists=finalists,
             fresh=fresh,
+            hints=[Path(h) for h in hints],
             tell=tell,
             **options,
         )

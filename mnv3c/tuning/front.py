@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ def tune(
     settings: Settings,
     finalists: int = 4,
     fresh: bool = False,
+    hints: Sequence[Path] = (),
     tell: Callable[[Progress], None] = lambda progress: None,
     **options: Any,
 ) -> Tuned:
@@ -104,6 +105,7 @@ def tune(
 
     Args:
         finalists: schedules of an operator that a real device times.
+        hints: records, of this core or another one, whose schedules are tried first.
         options: of the model, as ``api.load`` takes them.
 
     Raises:
@@ -114,45 +116,29 @@ def tune(
     into = file or Path(f"{core.name}.json")
     known = records.load(into, core) if into.is_file() else Records(core.name)
     compiler = compiler_name(cc)
+    earlier = [r for f in hints for r in records.load(f, records.core_of(f)).found.values()]
     graph = integer_graph(model, **options)
     journal_file = into.with_name(f"{into.name}.journal")
     if fresh:
         journal_file.unlink(missing_ok=True)
-    outcome = None
+
+    def search(where: str, settings: Settings, prior: Outcome | None) -> Outcome:
+        opened = open_device(where, core, cc=cc)
+        journal = Journal(journal_file, opened.name, compiler)
+        try:
+            session = Session(graph, chosen, core, opened, compiler, settings, journal, tell, earlier)
+            return session.run() if prior is None else session.finals(prior, finalists)
+        finally:
+            journal.close()
+            opened.close()
+
+    outcome = search(SIMULATED, settings, None)
     if device != SIMULATED:
-        outcome = _search(graph, chosen, core, SIMULATED, cc, compiler, settings, journal_file, tell, None, 0)
-        settings = replace(settings, trials=finalists)
-    outcome = _search(
-        graph, chosen, core, device, cc, compiler, settings, journal_file, tell, outcome, finalists
-    )
+        outcome = search(device, settings, outcome)
     records.save(into, known.merged(outcome.records))
     unit = outcome.records[0].unit if outcome.records else "cycles"
     measured_by = outcome.records[0].device if outcome.records else device
     return Tuned(graph.name, core.name, chosen, measured_by, compiler, unit, into, outcome)
-
-
-def _search(
-    graph: Graph,
-    path: str,
-    core: Target,
-    where: str,
-    cc: str | None,
-    compiler: str,
-    settings: Settings,
-    journal_file: Path,
-    tell: Callable[[Progress], None],
-    prior: Outcome | None,
-    finalists: int,
-) -> Outcome:
-    """A session on one device; ``prior`` is what the simulated core found."""
-    device = open_device(where, core, cc=cc)
-    journal = Journal(journal_file, device.name, compiler)
-    try:
-        session = Session(graph, path, core, device, compiler, settings, journal, tell)
-        return session.run() if prior is None else session.finals(prior, finalists)
-    finally:
-        journal.close()
-        device.close()
 
 
 def facts(done: Tuned, seconds: float) -> Mapping[str, Any]:

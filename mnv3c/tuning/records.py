@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mnv3c import __version__, resources
+from mnv3c import __version__, resources, targets
 from mnv3c.codegen.program import Schedule
 from mnv3c.errors import Mnv3cError
 from mnv3c.targets import Target
@@ -83,6 +83,20 @@ def family_of(compiler: str) -> str:
 def shipped(core: Target) -> Path:
     """Where the records that come with the compiler are, if it has some for that core."""
     return resources.directory("schedules") / "records" / f"{core.name}.json"
+
+
+def core_of(file: Path) -> Target:
+    """The core that a file's records are for.
+
+    Raises:
+        Mnv3cError: unreadable, or it does not say.
+    """
+    try:
+        return targets.get(str(json.loads(file.read_text(encoding="utf-8"))["core"]), str(file))
+    except OSError as error:
+        raise Mnv3cError(f"cannot read: {error.strerror}", str(file)) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Mnv3cError("damaged records: they do not say for which core they are", str(file)) from None
 
 
 def load(file: Path, core: Target, family: str | None = None) -> Records:

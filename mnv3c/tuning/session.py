@@ -113,6 +113,7 @@ class Session:
         graph: integer graph of primitive operators.
         compiler: family and major version, ``clang 19``.
         tell: called as the search goes on.
+        earlier: records whose schedules are tried first for operators like theirs, of any core.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Session:
         settings: Settings,
         journal: Journal,
         tell: Callable[[Progress], None] = lambda progress: None,
+        earlier: Sequence[Record] = (),
     ) -> None:
         self._graph = graph
         self._target = target
@@ -133,6 +135,7 @@ class Session:
         self._settings = settings
         self._journal = journal
         self._tell = tell
+        self._earlier = earlier
         self._began = time.monotonic()
         self._own = tasks.layers(graph, path, target.name)
         self._variants = tasks.variants(graph, path, target.name)
@@ -247,21 +250,27 @@ class Session:
 
     def _trials(self, op: Op, part: float) -> int:
         """Schedules to try of an operator that takes ``part`` of the network's cost."""
-        most = self._settings.trials
+        # A chain has the knobs of several blocks.
+        most = self._settings.trials * (2 if op.operator == "chain" else 1)
         wanted = most if part >= _LARGE else max(most // 2, _ROUND) if part >= _SMALL else _ROUND
         return min(wanted, most, space.size(space.candidates(op, self._target)))
 
     def _hints(self, op: Op) -> list[Schedule]:
-        """What helped the operators most like this one among those that are finished."""
-        alike = [o for o in self._finished if (o.operator, o.path) == (op.operator, op.path)]
-        alike.sort(key=lambda o: (_distance(o, op), o.key))
-        hints: list[Schedule] = []
-        for other in alike[:_HINTS]:
+        """What helped the operators most like this one: finished ones, and those of earlier searches."""
+        pool: list[tuple[float, str, Schedule]] = [
+            (_distance(r.op, op), r.op.key, r.schedule) for r in self._earlier if _alike(r.op, op)
+        ]
+        for other in self._finished:
             state = self._states[other]
             schedule, cost = state.search.best
-            if cost < state.default_cost:
-                hints.append({k: v for k, v in schedule.items() if v != state.search.default[k]})
-        return hints
+            if _alike(other, op) and cost < state.default_cost:
+                changes: Schedule = {k: v for k, v in schedule.items() if v != state.search.default[k]}
+                pool.append((_distance(other, op), other.key, changes))
+        hints: list[Schedule] = []
+        for _, _, changes in sorted(pool, key=lambda entry: entry[:2]):
+            if changes and changes not in hints:
+                hints.append(changes)
+        return hints[:_HINTS]
 
     def _round(self, step: str, ops: Sequence[Op], trials: Mapping[Op, int]) -> set[Op]:
         """A few schedules of each operator; those that have no more to try."""
@@ -361,6 +370,10 @@ class Session:
         whole, _ = state.task.candidate(schedule)
         short, _ = state.task.candidate(changed)
         return changed if whole.key == short.key else schedule
+
+
+def _alike(a: Op, b: Op) -> bool:
+    return (a.operator, a.path) == (b.operator, b.path)
 
 
 def _distance(a: Op, b: Op) -> float:

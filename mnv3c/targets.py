@@ -34,6 +34,21 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Units:
+    """Some pipes of a core, any one of which takes certain instructions.
+
+    Attributes:
+        pipes: names; sets of pipes may overlap.
+        cycles: that an instruction keeps its pipe busy.
+        kinds: classes of ``mnv3c.bench.isa``.
+    """
+
+    pipes: tuple[str, ...]
+    cycles: int
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Core:
     """What scheduling wants to know about one core.
 
@@ -41,12 +56,16 @@ class Core:
         pipeline: ``in-order`` or ``out-of-order``.
         issue_width: instructions decoded a cycle.
         vector_bits: width of the vector arithmetic that can start in a cycle, all pipes together.
+        units: for estimates without LLVM's tools.
+        stalls: average cycles of a compiled kernel over what its pipes and the issue width allow, likewise.
     """
 
     pipeline: str
     issue_width: int
     vector_bits: int
     cache: Cache
+    units: tuple[Units, ...] = ()
+    stalls: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -144,6 +163,10 @@ def _target(table: dict[str, Any]) -> Target:
             issue_width=table["issue_width"],
             vector_bits=table["vector_bits"],
             cache=Cache(**table["cache"]),
+            units=tuple(
+                Units(tuple(u["pipes"]), u["cycles"], tuple(u["kinds"])) for u in table.get("units", ())
+            ),
+            stalls=table["model"].get("stalls", 1.0),
         )
     return Target(
         name=table["name"],

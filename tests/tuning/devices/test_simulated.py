@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from mnv3c import targets
-from mnv3c.bench import llvm, measure, pricing, qemu
+from mnv3c.bench import isa, llvm, measure, pricing, qemu
 from mnv3c.codegen.library import build_library
 from mnv3c.codegen.program import Options
 from mnv3c.codegen.write import write_folder
 from mnv3c.errors import Mnv3cError
 from mnv3c.reference import integer
 from mnv3c.runners import open_library
-from mnv3c.tuning.devices import Candidate, Status, open_device
+from mnv3c.tuning.devices import Candidate, Status, open_device, tables
 from mnv3c.tuning.devices.simulated import SimulatedDevice
 from tests.graphs import Builder, random_inputs
 from tests.tuning.devices import candidates as make
@@ -126,10 +126,65 @@ def test_costs_do_not_depend_on_the_batch(device: SimulatedDevice, monkeypatch: 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Mnv3cError, match="is a platform"):
         open_device("simulated", "arm64")
-    monkeypatch.setattr(llvm, "tools", lambda: None)
-    monkeypatch.setattr(qemu, "available", lambda: "9.0")
-    with pytest.raises(Mnv3cError, match="apt install llvm"):
-        open_device("simulated", "a55")
     monkeypatch.setattr(qemu, "available", lambda: None)
     with pytest.raises(Mnv3cError, match="qemu-user"):
         open_device("simulated", "a55")
+
+
+@pytest.mark.parametrize("name", [t.name for t in targets.every() if t.core is not None])
+def test_every_core_has_a_table_for_what_its_paths_use(name: str) -> None:
+    core = targets.get(name).core
+    assert core is not None and core.stalls >= 1
+    known = {kind for u in core.units for kind in u.kinds}
+    needed = {
+        "widening multiply",
+        "high multiply",
+        "narrow",
+        "permute",
+        "vector load",
+        "vector store",
+        "integer",
+    }
+    if "dotprod" in targets.get(name).features:
+        needed.add("dot")
+    if "i8mm" in targets.get(name).features:
+        needed.add("matrix")
+    assert needed <= known <= set(isa.CLASSES)
+
+
+def test_bounds_of_blocks_by_hand() -> None:
+    """Cortex-A76: 4 instructions a cycle, 2 vector pipes, one of which multiplies; 2 loads a cycle."""
+    core = targets.get("cortex-a76").core
+    assert core is not None
+    assert tables.bound(core, {"dot": 12, "vector load": 4, "integer": 2, "branch": 1}) == 6
+    assert tables.bound(core, {"widening multiply": 4, "vector arithmetic": 2}) == 4
+    assert tables.bound(core, {"widening multiply": 4, "vector arithmetic": 6}) == 5
+    assert tables.bound(core, {"vector load": 9, "dot": 1}) == 4.5
+    assert tables.bound(core, {"integer": 6, "dot": 4, "vector load": 2}) == 3
+    # Cortex-A55: two instructions a cycle, one 128-bit vector instruction, one load.
+    core = targets.get("cortex-a55").core
+    assert core is not None
+    assert tables.bound(core, {"dot": 12, "vector load": 4, "integer": 2, "branch": 1}) == 12
+    assert tables.bound(core, {"vector load": 7, "dot": 2}) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("core", "path", "error"), [("cortex-a76", "dotprod", 0.4), ("cortex-a72", "neon", 0.4)]
+)
+def test_tables_where_llvm_is_missing(
+    core: str, path: str, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if qemu.available() is None or llvm.tools() is None:
+        pytest.skip("qemu-aarch64 or LLVM's tools are not installed")
+    batch = [convolution(path, "small"), convolution(path, "large", channels=96)]
+    costs = {}
+    for have_llvm in (True, False):
+        if not have_llvm:
+            monkeypatch.setattr(llvm, "tools", lambda: None)
+        device = SimulatedDevice(targets.get(core))
+        costs[have_llvm] = [m.cost for m in device.measure(batch)]
+        assert bool(device.notes) is not have_llvm
+        assert ("stalls" in device.method) is not have_llvm
+        device.close()
+    assert costs[False] == pytest.approx(costs[True], rel=error)

@@ -50,7 +50,7 @@ def legal(op, target):
         table |= pointwise.inner(op, op.number("in"), op.number("channels"), "pixel", "expand.")
     if op.number("out"):
         table |= pointwise.inner(op, op.number("channels"), op.number("out"), "channel", "project.")
-    else:
+    elif "image" not in dict(op.shape):  # with the first layer, all channels of a band are held
         table["group"] = range(1, quads(op) + 1)
     return table
 

@@ -159,13 +159,19 @@ def list_devices(address: str, as_json: bool) -> None:
 @click.option("--wait", default=10.0, show_default=True, help="Seconds to wait for the device.")
 @json_option
 def ping(address: str, cc: str | None, wait: float, as_json: bool) -> None:
-    """Load a shared object on the device at ADDRESS and call it: rpc://HOST:PORT or tracker://HOST:PORT/KEY."""
+    """Load a shared object on the device at ADDRESS, call it, and show which core answers.
+
+    ADDRESS is rpc://HOST:PORT or tracker://HOST:PORT/KEY; with ?cpus=4-7 behind it, one of those cores
+    answers.
+    """
     output = Output(as_json)
     from mnv3c import targets
+    from mnv3c.tuning.devices import Timing, with_cpus
     from mnv3c.tuning.devices.rpc import RpcDevice, parse_address
 
-    place = parse_address(address, "ADDRESS")
-    device = RpcDevice(place, targets.get("arm64"), cc=cc, patience=wait)
+    where, timing = with_cpus(address, Timing())
+    place = parse_address(where, "ADDRESS")
+    device = RpcDevice(place, targets.get("arm64"), cc=cc, patience=wait, timing=timing)
     try:
         seconds, identity = device.ping()
         facts = {"core": identity.core, "emulated": identity.emulated, "seconds": round(seconds, 6)}

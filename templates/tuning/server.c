@@ -454,6 +454,10 @@ int main(int argc, char **argv) {
   host = option(argc, argv, "--host", "127.0.0.1");
   key = option(argc, argv, "--key", "");
   limit = atof(option(argc, argv, "--limit", "600"));
+  if (limit <= 0) {
+    say("--limit: seconds");
+    return 2;
+  }
   if (strlen(key) > KEY_BYTES - 32 || strpbrk(key, " \"\\:") != NULL) {
     say("--key: letters, digits, - and _");
     return 2;

@@ -10,7 +10,7 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.targets import Target
 from mnv3c.tuning.devices.base import Candidate, Device, Measurement, Progress, Status, Timing
 
-__all__ = ["Candidate", "Device", "Measurement", "Progress", "Status", "Timing", "open_device"]
+__all__ = ["Candidate", "Device", "Measurement", "Progress", "Status", "Timing", "open_device", "with_cpus"]
 
 SIMULATED, NATIVE = "simulated", "native"
 
@@ -31,7 +31,7 @@ def open_device(
         Mnv3cError: an unknown device, one that does not answer, a platform in place of a core, no compiler
             or emulator.
     """
-    where, timing = _with_cpus(where, timing or Timing())
+    where, timing = with_cpus(where, timing or Timing())
     target = targets.get(core) if isinstance(core, str) else core
     if target.core is None:
         raise Mnv3cError(f"{target.name} is a platform; schedules are searched for a core", "--target")
@@ -60,8 +60,12 @@ def open_device(
 _MOST_CPUS = 63
 
 
-def _with_cpus(where: str, timing: Timing) -> tuple[str, Timing]:
-    """Cut ``?cpus=`` off."""
+def with_cpus(where: str, timing: Timing) -> tuple[str, Timing]:
+    """Cut ``?cpus=`` off an address and put it into the timing.
+
+    Raises:
+        Mnv3cError: it is not a list of cores.
+    """
     where, mark, options = where.partition("?")
     if not mark:
         return where, timing

@@ -128,12 +128,13 @@ def test_where_nothing_listens_one_line_says_so(run: Run) -> None:
     code, _, err = run("device", "ping", f"rpc://127.0.0.1:{port}", "--wait", "0")
     assert code == 2 and err.count("\n") == 1 and "no device answers" in err and "refused" in err
     code, _, err = run("device", "serve", "--tracker", "127.0.0.1:1")
-    assert code == 2 and "--key" in err and err.count("\n") == 1
+    assert code == 2 and "--key" in err and err.count("error:") == 1
+    assert "no authentication" in err
     code, _, err = run("device", "serve", "--tracker", "nowhere", "--key", "x")
     assert code == 2 and "HOST:PORT" in err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, _, err = run("device", "serve", "--port", taken.getsockname()[1])
-    assert code == 2 and "cannot listen" in err and err.count("\n") == 1
+    assert code == 2 and "cannot listen" in err and err.count("error:") == 1
 
 
 def test_a_phone_without_adb(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from mnv3c import api
 from mnv3c.errors import Mnv3cError
-from mnv3c.frontend import load
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install mnv3c[torch]")
 
-FILES = 150
+FILES = 100
 TABLES = ("model.json", "model_weights_config.json")
 STRANGE: tuple[Any, ...] = (
     None, True, -1, 0, 1, 7, 2**31, 2**63, -(2**63), 1e300, "", "x", "relu", "p_0_weight", [], {}, [[]],
@@ -28,15 +28,44 @@ STRANGE: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def seed_archive() -> bytes:
-    network = torch.nn.Sequential(
+class Quantized(torch.nn.Module):
+    """A convolution, a pool and a linear layer in PT2E's form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import torch.ao.quantization.fx._decomposed  # registers the operators
+
+        shapes = {"conv": (4, 3, 3, 3), "linear": (5, 4)}
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.randint(-127, 128, shape, dtype=torch.int8))
+            self.register_buffer(f"{name}_scale", torch.full((shape[0],), 0.01))
+            self.register_buffer(f"{name}_zero", torch.zeros(shape[0], dtype=torch.int64))
+
+    def weight(self, name: str) -> Any:
+        parts = [getattr(self, name + part) for part in ("", "_scale", "_zero")]
+        return torch.ops.quantized_decomposed.dequantize_per_channel(*parts, 0, -127, 127, torch.int8)
+
+    def forward(self, x: Any) -> Any:
+        def stored(value: Any) -> Any:
+            rest = (0.05, 3, -128, 127, torch.int8)
+            q = torch.ops.quantized_decomposed.quantize_per_tensor(value, *rest)
+            return torch.ops.quantized_decomposed.dequantize_per_tensor(q, *rest)
+
+        x = stored(torch.nn.functional.conv2d(stored(x), self.weight("conv"), stride=2, padding=1))
+        x = stored(stored(torch.nn.functional.hardswish(x)).mean((2, 3)))
+        return stored(torch.nn.functional.linear(x, self.weight("linear")))
+
+
+def seed_archive(quantized: bool) -> bytes:
+    layers = (
         torch.nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False),
         torch.nn.BatchNorm2d(4),
         torch.nn.Hardswish(),
         torch.nn.AdaptiveAvgPool2d(1),
         torch.nn.Flatten(),
         torch.nn.Linear(4, 5),
-    ).eval()
+    )
+    network = Quantized() if quantized else torch.nn.Sequential(*layers).eval()
     file = io.BytesIO()
     torch.export.save(torch.export.export(network, (torch.randn(1, 3, 8, 8),)), file)
     return file.getvalue()
@@ -81,13 +110,17 @@ def mutant(seed: bytes, index: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_damaged_archives(tmp_path: Path) -> None:
-    seed, path = seed_archive(), tmp_path / "net.pt2"
+@pytest.mark.parametrize("quantized", [False, True])
+def test_damaged_archives(quantized: bool, tmp_path: Path) -> None:
+    seed, path = seed_archive(quantized), tmp_path / "net.pt2"
     results: collections.Counter[str] = collections.Counter()
     for index in range(FILES):
         path.write_bytes(mutant(seed, index))
         try:
-            load(str(path))
+            if api.comes_quantized(path):
+                api.load_quantized(path)
+            else:
+                api.load(path)
             results["loaded"] += 1
         except Mnv3cError as error:
             assert "\n" not in str(error) and len(str(error)) < 2000

@@ -60,7 +60,10 @@ def _check_node(node: torch.fx.Node, path: str) -> None:
         hidden = ("_assert", "quantized")
         listed = ", ".join(sorted({n.partition(".")[0] for n in OPERATORS if not n.startswith(hidden)}))
         raise Mnv3cError(f"is not supported; of PyTorch's core operators, these are: {listed}", place)
-    OPERATORS[name](arguments(node), place)
+    try:
+        OPERATORS[name](arguments(node), place)
+    except (IndexError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Mnv3cError(f"is malformed: {type(error).__name__}: {error}", place) from None
 
 
 def arguments(node: torch.fx.Node) -> dict[str, Any]:

@@ -67,7 +67,10 @@ class _Writer:
         name = str(node.target).removeprefix("aten.")
         if name not in _RULES:
             raise Mnv3cError("is not supported in a quantised program", place)
-        _RULES[name](self, node, arguments(node), place)
+        try:
+            _RULES[name](self, node, arguments(node), place)
+        except (IndexError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise Mnv3cError(f"is malformed: {type(error).__name__}: {error}", place) from None
 
     def emit(
         self, op: str, node: torch.fx.Node, inputs: Sequence[str], place: str, **attributes: Any

@@ -32,13 +32,10 @@ def lower(mod: Any, name: str, meta: Mapping[str, object]) -> Graph:
     nodes: list[Node] = []
     counts: dict[str, int] = {}
     for var, call in bindings(mod):
-        if operator(call):
-            operator_class, fields = lower_moves.CALLS[operator(call)](call)
-            kind, read = operator_class.__name__.lower(), lower_moves.operands(call)
-        else:
-            composite = mod[call.op]
-            kind, read = str(composite.attrs["Composite"]).removeprefix("mnv3c."), list(call.args)
-            operator_class, fields = _RULES[kind](composite)
+        try:
+            kind, read, operator_class, fields = _translate(mod, call)
+        except Mnv3cError as error:
+            raise Mnv3cError(error.message, f"{error.place} {var.name}") from None
         counts[kind] = counts.get(kind, -1) + 1
         label = f"{kind}_{counts[kind]}"
         inputs = tuple(names[a] for a in read)
@@ -51,6 +48,16 @@ def lower(mod: Any, name: str, meta: Mapping[str, object]) -> Graph:
     if not nodes or "input" in outputs:
         raise EmptyNetwork("the network has no operator between its input and its output", name)
     return Graph(name, tuple(nodes), tensors, ("input",), outputs, dict(meta))
+
+
+def _translate(mod: Any, call: Any) -> tuple[str, list[Any], type[Node], Fields]:
+    """Kind, operands, class and fields of the node that a bound call becomes."""
+    if operator(call):
+        operator_class, fields = lower_moves.CALLS[operator(call)](call)
+        return operator_class.__name__.lower(), lower_moves.operands(call), operator_class, fields
+    composite = mod[call.op]
+    kind = str(composite.attrs["Composite"]).removeprefix("mnv3c.")
+    return kind, list(call.args), *_RULES[kind](composite)
 
 
 def _shape(expr: Any) -> Shape:

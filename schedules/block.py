@@ -11,6 +11,7 @@ block shapes of the tensors (2x2 or 1x4 pixels), are chosen over the whole netwo
 | `weights`   | `registers`, `memory`  | weight-stationary, or weights from L1 and more sums in registers  |
 | `start`     | `table`, `registers`   | initial sums                                                      |
 | `expand.*`, `project.*` |            | of the 1x1 kernels, as in `pointwise.py`                          |
+| `slices`    | `neon`: 1, 2, ...      | slices of channels, each through expansion and depthwise at once  |
 | `stem.*`    |                        | of the network's first layer where it is computed here too        |
 """
 
@@ -38,6 +39,9 @@ def depth_of_image(op):
 
 
 def legal(op, target):
+    if op.path == "neon":
+        sliced = op.number("in") and not op.number("out")
+        return {"slices": range(1, max(op.number("channels") // 8, 1) + 1)} if sliced else {}
     table = {
         "band_rows": range(1, rows(op) + 1),
         "blocks": (1, 2, 3, 4),
@@ -60,6 +64,8 @@ def default(op, target):
 
 
 def candidates(op, target):
+    if op.path == "neon":
+        return {k: spread(values[-1], 12) for k, values in legal(op, target).items()}
     table = dict(pointwise.worthwhile(legal(op, target)))
     most = rows(op)
     table["band_rows"] = tuple(sorted({-(-most // n) for n in range(1, most + 1)}))

@@ -7,6 +7,7 @@
 | `loads`  | `grouped`, `ahead`       | loads before their products, or one step ahead and among products  |
 | `start`  | `table`, `registers`     | initial sums: from a small table on the stack, or copied           |
 | `chunk`  | blocks of 4 pixels       | input that stays in L1 while all weights stream past it            |
+| `chunk`  | `neon`: blocks of 8      | output channels whose weights stay in L1 while all pixels pass     |
 """
 
 from collections.abc import Sequence
@@ -74,6 +75,8 @@ def blocks(op: Op) -> int:
 
 
 def legal(op, target):
+    if op.path == "neon":
+        return {"chunk": range(1, max(op.number("out") // 8, 1) + 1)}
     pooled = op.number("sum") == 1
     table = dict(inner(op, op.number("in"), op.number("out"), "pixel" if pooled else "channel"))
     if not pooled:
@@ -86,6 +89,8 @@ def default(op, target):
 
 
 def candidates(op, target):
+    if op.path == "neon":
+        return {"chunk": spread(max(op.number("out") // 8, 1), 10)}
     table = dict(worthwhile(legal(op, target)))
     if "chunk" in table:
         table["chunk"] = tuple(n for n in spread(blocks(op), 8) if n >= 6 or n == blocks(op))

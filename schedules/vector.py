@@ -9,7 +9,7 @@ from mnv3c.tuning.space import divisors
 
 
 def legal(op, target):
-    return {"quads": divisors(-(-op.number("out") // 4), 6)}
+    return {} if op.path == "neon" else {"quads": divisors(-(-op.number("out") // 4), 6)}
 
 
 def default(op, target):

@@ -29,7 +29,7 @@ from mnv3c.errors import Mnv3cError
     "--records", multiple=True, metavar="FILE", help="Schedules, before those that come with mnv3c."
 )
 @click.option("--untuned", is_flag=True, help="Use the default schedules alone.")
-@click.option("--path", help="Of the kernels: dotprod or i8mm. Default: the core's best.")
+@click.option("--path", help="Of the kernels: i8mm, dotprod or neon. Default: the core's best.")
 @click.option("--cc", metavar="COMMAND", help="C compiler. Default: $MNV3C_CC, or the first that works.")
 @model_options
 @json_option

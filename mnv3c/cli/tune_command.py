@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Records to write; those already in it are kept where nothing new is known. Default: CORE.json.",
 )
-@click.option("--path", help="Tune this path: dotprod or i8mm. Default: the core's best.")
+@click.option("--path", help="Tune this path: i8mm, dotprod or neon. Default: the core's best.")
 @click.option("--cc", metavar="COMMAND", help="C compiler. Default: $MNV3C_CC, or the first that works.")
 @click.option(
     "--trials", type=click.IntRange(1), default=48, show_default=True, help="Schedules to try of a layer."

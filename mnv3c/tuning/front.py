@@ -22,7 +22,7 @@ from mnv3c.tuning.latency import Block, Entry, Meter
 from mnv3c.tuning.records import Records
 from mnv3c.tuning.session import Outcome, Progress, Session, Settings
 
-TUNED_PATHS = ("i8mm", "dotprod")
+TUNED_PATHS = ("i8mm", "dotprod", "neon")
 
 
 @dataclass(frozen=True)

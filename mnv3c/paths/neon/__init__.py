@@ -6,6 +6,8 @@ Tensors are dense ``[H][W][C]``. 1x1 convolutions reduce over the channels of a 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mnv3c.codegen.program import Options, Program, Stage
 from mnv3c.codegen.render import render
 from mnv3c.ir.graph import Graph
@@ -18,6 +20,11 @@ from mnv3c.paths.neon.stages import lower_node
 name = "neon"
 
 
+def _with_schedule(context: Context, stage: Stage) -> Stage:
+    """Note the knobs that were asked for; empty for stages that have none."""
+    return replace(stage, schedule={n: dict(context.used[n]) for n in stage.nodes if n in context.used})
+
+
 def lower(graph: Graph, options: Options, dialect: Dialect = ARM64) -> Program:
     """Lower the fused integer graph; shapes without a vector kernel take the portable one and a note."""
     context = Context(graph, region_names(graph), options, dialect)
@@ -27,12 +34,13 @@ def lower(graph: Graph, options: Options, dialect: Dialect = ARM64) -> Program:
     inside = {n.name for chain in chains.values() for n in chain.nodes}
     for node in graph.nodes:
         if node.name in chains:
-            stages += lower_chain(context, chains[node.name])
+            first, *others = lower_chain(context, chains[node.name])
+            stages += [_with_schedule(context, first), *others]
             continue
         if node.name in inside:
             continue
         lowered = lower_node(context, node)
-        stages += lowered.stages
+        stages += [_with_schedule(context, s) for s in lowered.stages]
         notes += lowered.notes
     return Program(
         path=name,

@@ -106,7 +106,11 @@ def _block(context: Context, middle: Step, taken: set[str]) -> Chain:
     banded = tuple(s for s in (before, middle, after) if s is not None)
     if before is None or not sliceable:
         return Chain(banded, sliced=False)
-    if after is not None and _band_efficiency(banded, limits.bands) >= limits.efficiency:
+    inside = after is not None and _band_efficiency(banded, limits.bands) >= limits.efficiency
+    if after is not None:
+        wanted = context.knob(middle.node.name, "project", "inside" if inside else "apart")
+        inside = wanted == "inside"
+    if inside:
         return Chain(banded, sliced=False)
     return Chain((before, middle), sliced=True)
 
@@ -161,7 +165,10 @@ def _merge(context: Context, first: Chain, second: Chain) -> Chain | None:
     except ValueError:
         return None
     share = scratch_bytes(context, steps)
-    if limits.bands * share > t.bytes or _band_efficiency(steps, limits.bands) < limits.efficiency - 0.1:
+    worth = limits.bands * share <= t.bytes
+    worth = worth and _band_efficiency(steps, limits.bands) >= limits.efficiency - 0.1
+    middle = next((s for s in reversed(first.steps) if s.windowed), first.last)
+    if context.knob(middle.node.name, "next", "inside" if worth else "apart") != "inside":
         return None
     return Chain(steps, sliced=False, door=first.door)
 
@@ -171,7 +178,8 @@ def lower_chain(context: Context, chain: Chain) -> tuple[Stage, ...]:
     last = chain.last
     if chain.sliced:
         expand, middle = chain.steps
-        shares = slice_shares(expand, middle)
+        own = slice_shares(expand, middle)
+        shares = Shares(own.units, min(context.knob(middle.node.name, "slices", own.parts), own.units))
         return (_stage(context, chain, lower_slices(context, expand, middle, shares), shares),)
     shares = _bands(context, chain)
     pipeline = lower_bands(context, chain.steps, shares, chain.door)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mnv3c.codegen.program import Constant, Options, Region
 from mnv3c.ir.graph import Graph, Tensor
+from mnv3c.paths.common.knobs import K
 from mnv3c.paths.common.regions import external
 from mnv3c.paths.neon.dialect import Dialect
 from mnv3c.paths.neon.epilogue import Epilogue
@@ -20,6 +21,7 @@ class Context:
 
     Attributes:
         offsets: tensor to the zero points that its producer's constants hold; filled while lowering.
+        used: node to the values of the knobs that were asked for; likewise.
     """
 
     graph: Graph
@@ -27,6 +29,13 @@ class Context:
     options: Options
     dialect: Dialect
     offsets: dict[str, Strided] = field(default_factory=dict)
+    used: dict[str, dict[str, int | str]] = field(default_factory=dict)
+
+    def knob(self, node: str, name: str, default: K) -> K:
+        """The value that the schedule of ``node`` gives a knob, else ``default``."""
+        value = self.options.schedules.get(node, {}).get(name, default)
+        self.used.setdefault(node, {})[name] = value
+        return value  # type: ignore[return-value]
 
     def remember_offsets(self, tensor: str, constant: Constant, e: Epilogue) -> None:
         stored = stored_offsets(constant, e.zero_points) if e.zero_points is not None else None

@@ -52,7 +52,7 @@ class Pointwise:
         return self.channels // BLOCK
 
     @property
-    def chunk(self) -> int:
+    def best_chunk(self) -> int:
         """Blocks whose weights stay in the first-level cache while many pixels pass; all if they do."""
         if self.blocks * self.block_bytes <= 2 * CHUNK_BYTES:
             return self.blocks
@@ -96,13 +96,14 @@ class Pointwise:
         residual: str,
         begin: str,
         end: str,
+        chunk: int,
         sums: str = "",
     ) -> str:
-        """C for many pixels and the blocks from ``begin`` to ``end``, a chunk at a time."""
-        count = f"{end} - b < {self.chunk} ? {end} - b : {self.chunk}"
+        """C for many pixels and the blocks from ``begin`` to ``end``, ``chunk`` at a time."""
+        count = f"{end} - b < {chunk} ? {end} - b : {chunk}"
         shifted = f"{residual} + 8 * b" if self.residual else ""
         call = self.run(x, x_step, f"{y} + 8 * b", y_step, runs, shifted, "b", count, sums)
-        return f"for (int32_t b = {begin}; b < {end}; b += {self.chunk}) {{\n  {call}\n}}"
+        return f"for (int32_t b = {begin}; b < {end}; b += {chunk}) {{\n  {call}\n}}"
 
     def run(
         self,

@@ -67,6 +67,7 @@ def _pointwise(context: Context, step: Step) -> Stage:
     residual = context.pointer(step.residual) if step.residual is not None else ""
     runs: dict[int, int | str] = dict(pixel_runs(pixels))
     sums = node.channel_sum is not None
+    chunk = min(context.knob(node.name, "chunk", kernel.best_chunk), kernel.blocks)
     totals = -(-sums_bytes(pixels) // 64) * 64  # of the pixels, where the weights are lifted
 
     def totals_of(shares: Shares, count: str) -> list[str]:
@@ -95,14 +96,18 @@ def _pointwise(context: Context, step: Step) -> Stage:
         own = " + ".join(["4 * tiles", *rest])
         lines += totals_of(tiles, own)
         blocks_ = str(kernel.blocks)
-        lines.append(kernel.chunks(from_, depth, to, str(columns), runs, residual, "0", blocks_, "totals"))
+        lines.append(
+            kernel.chunks(from_, depth, to, str(columns), runs, residual, "0", blocks_, chunk, "totals")
+        )
         lines += kernel.rest(from_, depth, to, str(columns), runs, residual, sums="totals")
         lines += lowered.look_up(to, f"({own}) * {columns}", "0", 1)
     else:
         shares = blocks
         lines = [f"const int32_t begin = {blocks.begin};", f"const int32_t end = {blocks.end};"]
         lines += totals_of(blocks, str(pixels))
-        lines.append(kernel.chunks(from_, depth, to, str(columns), runs, residual, "begin", "end", "totals"))
+        lines.append(
+            kernel.chunks(from_, depth, to, str(columns), runs, residual, "begin", "end", chunk, "totals")
+        )
         lines += kernel.rest(from_, depth, to, str(columns), runs, residual, blocks.with_last(1), "totals")
         if blocks.parts > 1:
             lines += lowered.look_up(f"{to} + 8 * begin", "8 * (end - begin)", str(columns), pixels)

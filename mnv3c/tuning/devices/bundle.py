@@ -182,6 +182,13 @@ class Builder:
         """
         return self.link(batch, built, target, *self._shim(hosted))
 
+    def bare_object(
+        self, batch: Sequence[Candidate], built: Built, target: Path
+    ) -> tuple[dict[int, int], dict[int, str]]:
+        """Link the candidates alone, without a C library, for an emulator in this process."""
+        (_, support), arguments = self._shim(hosted=False)
+        return self.link(batch, built, target, (support,), arguments)
+
     def probe(self, target: Path) -> None:
         """A shared object without candidates, for any 64-bit Arm Linux: it tells what the device is."""
         own, arguments = self._shim(hosted=False)

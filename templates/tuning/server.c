@@ -318,7 +318,10 @@ static double greet(int client, const char *expected, const char *key, double li
   char given[KEY_BYTES * 2], wanted[KEY_BYTES + 8], own[KEY_BYTES + 8], *options;
   int32_t magic = 0, bytes = 0;
   limit_waiting(client, GREETING_S);
-  if (!receive_all(client, &magic, 4) || magic != MAGIC || !receive_all(client, &bytes, 4) || bytes < 0 ||
+  if (!receive_all(client, &magic, 4)) {
+    return -1; /* only wanted to know whether somebody listens */
+  }
+  if (magic != MAGIC || !receive_all(client, &bytes, 4) || bytes < 0 ||
       bytes >= (int32_t)sizeof given || !receive_all(client, given, (size_t)bytes)) {
     say("a client that does not speak TVM's RPC");
     return -1;

@@ -8,7 +8,7 @@ so their effects add up: an error of mean square ``e[c]`` changes the outputs by
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,10 @@ def _forward(node: Node, args: list[np.ndarray]) -> np.ndarray:
         return floating.activation(node, args[0]).astype(np.float64)
     if isinstance(node, f.GlobalAveragePool):
         return args[0].mean(axis=(1, 2), keepdims=True)
+    if isinstance(node, f.Pool):
+        shares = _shares(node, args[0])
+        parts = (np.nan_to_num(part) for _, part in _taps(node, args[0]))
+        return np.sum([share * part for share, part in zip(shares, parts, strict=True)], axis=0)
     if isinstance(node, f.Add):
         return args[0] + args[1]
     return args[0] * args[1]
@@ -143,10 +147,50 @@ def _mean(node: f.GlobalAveragePool, args: list[np.ndarray], gradient: np.ndarra
     return [np.broadcast_to(gradient / (x.shape[1] * x.shape[2]), x.shape)]
 
 
+def _taps(node: f.Pool, x: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """What each tap of the windows reads, NaN outside, and where in the padded input that is."""
+    top, left, bottom, right = node.pad
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=np.nan)
+    rows, columns = (
+        (padded.shape[1 + axis] - node.kernel[axis]) // node.stride[axis] * node.stride[axis] + 1
+        for axis in (0, 1)
+    )
+    for y in range(node.kernel[0]):
+        for x_tap in range(node.kernel[1]):
+            place = (
+                slice(y, y + rows, node.stride[0]),
+                slice(x_tap, x_tap + columns, node.stride[1]),
+            )
+            yield place, padded[:, place[0], place[1]]
+
+
+def _shares(node: f.Pool, x: np.ndarray) -> list[np.ndarray]:
+    """The weight of each tap in its window's result; a maximum is its first largest tap."""
+    parts = [part for _, part in _taps(node, x)]
+    inside = [~np.isnan(part) for part in parts]
+    if node.kind == "average":
+        count = len(parts) if node.count_include_pad else sum(inside)
+        return [here / count for here in inside]
+    first = np.argmax(
+        [np.where(here, part, -np.inf) for here, part in zip(inside, parts, strict=True)], axis=0
+    )
+    return [(first == tap).astype(np.float64) for tap in range(len(parts))]
+
+
+def _pool(node: f.Pool, args: list[np.ndarray], gradient: np.ndarray) -> list[np.ndarray]:
+    top, left, bottom, right = node.pad
+    count, height, width, channels = args[0].shape
+    result = np.zeros((count, height + top + bottom, width + left + right, channels))
+    for share, (place, _) in zip(_shares(node, args[0]), _taps(node, args[0]), strict=True):
+        result[:, place[0], place[1]] += share * gradient
+    return [result[:, top : top + height, left : left + width]]
+
+
 _RULES: dict[type[Node], Callable[[Any, list[np.ndarray], np.ndarray], list[np.ndarray]]] = {
     f.Conv2d: _conv,
     f.Activation: _activation,
     f.Add: _add,
     f.Multiply: _multiply,
     f.GlobalAveragePool: _mean,
+    f.Pool: _pool,
 }

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mnv3c.ir import float_ops as f
-from mnv3c.ir.graph import Graph
+from mnv3c.ir.graph import Graph, Tensor
 from mnv3c.quant import batched
 from mnv3c.quant.importance import importance
 
-from .networks import block_network, inputs
+from .networks import block_network, build, conv, inputs
 
 
 def _outputs(graph: Graph, values: dict[str, np.ndarray], name: str, change: np.ndarray) -> np.ndarray:
@@ -26,9 +26,24 @@ def _outputs(graph: Graph, values: dict[str, np.ndarray], name: str, change: np.
     return y - y.mean(axis=3, keepdims=True)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_importance_is_the_effect_of_a_small_change(seed: int) -> None:
-    graph = block_network(seed)
+def _pools(kind: str, include: bool) -> Graph:
+    rng = np.random.default_rng(5)
+    pool = f.Pool("b", ("a",), ("b",), kind, (3, 3), (2, 2), (1, 1, 1, 1), count_include_pad=include)
+    nodes = [conv(rng, "a", "x", 3, 6), pool, conv(rng, "c", "b", 6, 5)]
+    return build((8, 8, 3), nodes)
+
+
+@pytest.mark.parametrize(
+    ("graph", "seed"),
+    [
+        (block_network(0), 0),
+        (block_network(1), 1),
+        (_pools("max", False), 2),
+        (_pools("average", False), 3),
+        (_pools("average", True), 4),
+    ],
+)
+def test_importance_is_the_effect_of_a_small_change(graph: Graph, seed: int) -> None:
     batch = np.stack(inputs(graph, 16, seed))
     values = dict(batched.trace_float(graph, batch))
     found = importance(graph, batch, np.random.default_rng(0))
@@ -51,8 +66,8 @@ def test_importance_is_the_effect_of_a_small_change(seed: int) -> None:
 
 def test_unknown_operators_leave_it_open() -> None:
     graph = block_network(0)
-    odd = f.Pool("odd", graph.outputs, ("odd",), "max", (1, 1), (1, 1))
-    tensor = graph.tensor(graph.outputs[0])
-    tensors = {**graph.tensors, "odd": type(tensor)("odd", tensor.shape)}
+    shape = graph.tensor(graph.outputs[0]).shape
+    tensors = {**graph.tensors, "odd": Tensor("odd", shape)}
+    odd = f.Softmax("odd", graph.outputs, ("odd",))
     graph = graph.replace(nodes=(*graph.nodes, odd), tensors=tensors, outputs=("odd",))
     assert importance(graph, np.stack(inputs(graph, 2, 0)), np.random.default_rng(0)) == {}

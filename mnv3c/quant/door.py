@@ -55,7 +55,7 @@ def finish(graph: Graph, dtype: str) -> Graph:
     if dtype != "float32":
         return graph
     for name in graph.outputs:
-        if graph.tensor(name).dtype == "uint8":  # class numbers
+        if graph.tensor(name).dtype not in ("int8", "int16"):  # class numbers, or what was detected
             continue
         inner = f"{name}_integer"
         graph = _rename(graph, name, inner)

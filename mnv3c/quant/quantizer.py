@@ -13,6 +13,7 @@ from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph, Node
 from mnv3c.ir.verify import verify
 from mnv3c.quant import batched, door, spatial
+from mnv3c.quant.detect import attach
 from mnv3c.quant.groups import Group, group, residual_classes
 from mnv3c.quant.importance import importance
 from mnv3c.quant.lower import final_conv, lower
@@ -105,7 +106,7 @@ def quantize(
     if calibration is None:
         meta["random_calibration"] = True
     result = Graph(graph.name, tuple(state.nodes), state.tensors, (name,), graph.outputs, meta)
-    return verify(door.finish(result.replace(), output_dtype))
+    return verify(door.finish(attach(result.replace()), output_dtype))
 
 
 def _notes(graph: Graph) -> list[str]:

@@ -34,9 +34,10 @@ def float_errors(
     usable = [(s, r) for s, r in zip(samples, results, strict=True) if s.network is not None]
     if any(s.source == "images" for s, _ in usable):
         usable = [(s, r) for s, r in usable if s.source == "images"]
-    if not usable:
-        return ()
     network = without_softmax(network)
+    # What a detector's library gives is no output of the float network.
+    if not usable or len(integer.outputs) != len(network.outputs):
+        return ()
     wanted = [
         floating.run(network, {network.inputs[0]: s.network}) for s, _ in usable if s.network is not None
     ]

@@ -8,6 +8,8 @@ from typing import Any
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.zoo import random_weights
+from mnv3c.frontend.zoo.anchors import anchors
+from mnv3c.frontend.zoo.architecture import Architecture
 from mnv3c.frontend.zoo.layers import layer_shapes
 from mnv3c.frontend.zoo.names import ZooModel, parse, unknown
 from mnv3c.frontend.zoo.table import ARCHITECTURES, scale_width
@@ -57,14 +59,31 @@ def load(
         loaded = load_weights(weights, architecture, model.classes, padding)
         module = build(loaded.architecture, loaded.weights, model.size, loaded.padding)
         facts = {"padding": loaded.padding, "naming": loaded.naming, "input_affine": loaded.input_affine}
-        return lower(module, meta | facts | {"weights": weights.name, "sha256": loaded.sha256})
+        facts |= {"weights": weights.name, "sha256": loaded.sha256}
+        return _with_detection(lower(module, meta | facts), loaded.architecture)
     padding = padding or "torch"
     classes = model.classes or architecture.classes
     drawn = random_weights.draw(layer_shapes(architecture, classes), seed)
     meta |= {"padding": padding, "seed": seed, "input_affine": {"scale": [2.0] * 3, "shift": [-1.0] * 3}}
     graph = lower(build(architecture, drawn, model.size, padding), meta)
     if architecture.segmenter is None:
-        return random_weights.normalize(graph, seed)
+        return _with_detection(random_weights.normalize(graph, seed), architecture)
     # Maps of a fixed size are in such a graph: statistics are taken on one for small images.
     small = lower(build(architecture, drawn, (random_weights.SIZE,) * 2, padding), meta)
     return random_weights.transfer(random_weights.normalize(small, seed), graph)
+
+
+def _with_detection(graph: Graph, architecture: Architecture) -> Graph:
+    """A detector's graph with what its end needs in ``meta`` (``mnv3c.quant.detect``)."""
+    if architecture.detector is None:
+        return graph
+    half = len(graph.outputs) // 2
+    boxes, scores = graph.outputs[:half], graph.outputs[half:]
+    places = anchors(architecture.detector, [graph.tensor(b).shape[:2] for b in boxes])
+    detection = {
+        "boxes": list(boxes),
+        "scores": list(scores),
+        "anchors": places.tolist(),
+        "settings": {},
+    }
+    return graph.replace(meta={**graph.meta, "detection": detection})

@@ -54,6 +54,29 @@ class Segmenter:
 
 
 @dataclass(frozen=True)
+class Detector:
+    """SSDLite (Sandler et al. 2018, section 6.2) in place of pool and classifier.
+
+    Heads read C4, the expansion of the block that first reaches stride 32, C5, the last convolution, and
+    extra maps behind it, each half as large. A head is a depthwise 3x3 convolution and a 1x1 one. Anchors
+    are those of TensorFlow's object detection library for SSD.
+
+    Attributes:
+        extras: channels of the maps behind C5; half as many are inside.
+        scales: of the anchors on the first and the last map, as shares of the image.
+        ratios: width over height of the anchors; on the first map there are three of its own.
+    """
+
+    extras: tuple[int, ...] = (512, 256, 256, 128)
+    scales: tuple[float, float] = (0.2, 0.95)
+    ratios: tuple[float, ...] = (1.0, 2.0, 0.5, 3.0, 1.0 / 3.0)
+
+    def anchors_a_pixel(self, index: int) -> int:
+        """On the map of that number: each ratio, and a second square between this scale and the next."""
+        return 3 if index == 0 else len(self.ratios) + 1
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A column of tables: stem, blocks, last 1x1 convolution, head.
 
@@ -66,6 +89,7 @@ class Architecture:
         squeeze_input: the SE bottleneck is a quarter of the block's input (MnasNet), not of its
             expansion (MobileNetV3).
         segmenter: of a segmentation network; ``None`` for a classifier.
+        detector: of a detection network, likewise. Its classes are without the background.
         size: default height and width of the input.
         classes: default number of logits.
     """
@@ -78,6 +102,7 @@ class Architecture:
     gate: str = "hard_sigmoid"
     squeeze_input: bool = False
     segmenter: Segmenter | None = None
+    detector: Detector | None = None
     size: tuple[int, int] = (224, 224)
     classes: int = 1000
 
@@ -122,3 +147,8 @@ def skip_block(a: Architecture) -> int:
     assert a.segmenter is not None
     wanted = a.segmenter.skip_stride
     return max(i for i, stride in enumerate(strides(a)) if stride == wanted)
+
+
+def c4_block(a: Architecture) -> int:
+    """The block whose expansion is the last map at stride 16."""
+    return strides(a).index(32)

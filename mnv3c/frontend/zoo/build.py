@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from mnv3c.frontend.zoo.architecture import HS, R6, Architecture, has_expand, skip_block
+from mnv3c.frontend.zoo.architecture import HS, R6, Architecture, Detector, c4_block, has_expand, skip_block
 from mnv3c.frontend.zoo.layers import LayerWeights, Weights
 
 
 def build(a: Architecture, weights: Weights, size: tuple[int, int], padding: str) -> Any:
     """Make a module whose ``main`` takes ``[1, 3, *size]``.
 
-    It gives ``[1, classes]``; a segmenter ``[1, 1, *size]`` class numbers, or logits of a smaller map.
+    It gives ``[1, classes]``; a segmenter ``[1, 1, *size]`` class numbers, or logits of a smaller map; a
+    detector the codes of every map, then the logits of every map.
 
     Args:
         a: the architecture, with the width multiplier applied.
@@ -52,6 +53,7 @@ def _size(x: Any) -> tuple[int, int]:
 class _Builder:
     def __init__(self, a: Architecture, weights: Weights, size: tuple[int, int], padding: str) -> None:
         self.a, self.weights, self.size, self.padding = a, weights, size, padding
+        self.expanded: list[Any] = []  # input of each block's depthwise convolution
         self.depthwise: list[Any] = []  # output of each block's depthwise convolution, activated
         self.bb = relax.BlockBuilder()
 
@@ -64,7 +66,10 @@ class _Builder:
                     x = self.block(i, x)
                 if self.a.last:
                     x = self.act(self.conv("last", x), self.a.nonlinearity)
-                result = self.classifier(x) if self.a.segmenter is None else self.segmenter(x)
+                if self.a.detector is not None:
+                    result = relax.Tuple(self.detector(self.a.detector, x))
+                else:
+                    result = self.classifier(x) if self.a.segmenter is None else self.segmenter(x)
                 out = self.bb.emit_output(result)
             self.bb.emit_func_output(out)
         return self.bb.get()
@@ -90,6 +95,23 @@ class _Builder:
             return x
         return relax.op.argmax(self.resize(x, self.size), axis=1, keepdims=True)
 
+    def detector(self, d: Detector, x: Any) -> list[Any]:
+        """Box codes of every map, then class logits of every map."""
+        kind = self.a.nonlinearity if self.a.nonlinearity != HS else R6
+        maps = [self.expanded[c4_block(self.a)], x]
+        for i in range(len(d.extras)):
+            x = self.act(self.conv(f"extra{i}.squeeze", x), kind)
+            x = self.act(self.conv(f"extra{i}.depthwise", x, stride=2, depthwise=True), kind)
+            x = self.act(self.conv(f"extra{i}.expand", x), kind)
+            maps.append(x)
+
+        def head(name: str, source: Any) -> Any:
+            return self.conv(
+                f"{name}.project", self.act(self.conv(f"{name}.depthwise", source, depthwise=True), kind)
+            )
+
+        return [head(f"{name}{i}", source) for name in ("box", "score") for i, source in enumerate(maps)]
+
     def resize(self, x: Any, size: tuple[int, int]) -> Any:
         shape = relax.ShapeExpr(size)
         return self.emit(
@@ -101,6 +123,7 @@ class _Builder:
         fused = b.kind == "fused"
         if has_expand(self.a, i):
             x = self.act(self.conv(f"{name}.expand", x, stride=b.stride if fused else 1), b.nonlinearity)
+        self.expanded.append(x)
         if not fused:
             x = self.conv(f"{name}.depthwise", x, stride=b.stride, dilation=b.dilation, depthwise=True)
             x = self.act(x, b.nonlinearity)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mnv3c.frontend.zoo.architecture import Architecture, Block, Segmenter, inputs, strides
+from mnv3c.frontend.zoo.architecture import Architecture, Block, Detector, Segmenter, inputs, strides
 
 # Cityscapes' images at half size, and its classes.
 _STREET, _STREET_CLASSES = (513, 1025), 19
+_COCO_CLASSES = 90
 
 
 def halve_last_stage(a: Architecture) -> Architecture:
@@ -38,6 +39,17 @@ def dilate(a: Architecture, output_stride: int) -> Architecture:
             stride *= b.stride
             blocks.append(replace(b, dilation=rate))
     return replace(a, blocks=tuple(blocks))
+
+
+def detector(backbone: Architecture) -> Architecture:
+    """SSDLite on a backbone, 320x320, for COCO."""
+    return replace(
+        backbone,
+        head=0,
+        detector=Detector(),
+        size=(320, 320),
+        classes=_COCO_CLASSES,
+    )
 
 
 def segmenters(name: str, backbone: Architecture) -> dict[str, Architecture]:

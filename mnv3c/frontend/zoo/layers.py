@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnv3c.frontend.zoo.architecture import Architecture, Segmenter, has_expand, skip_block, squeeze_channels
+from mnv3c.frontend.zoo.architecture import (
+    Architecture,
+    Detector,
+    Segmenter,
+    c4_block,
+    has_expand,
+    skip_block,
+    squeeze_channels,
+)
 
 
 @dataclass(frozen=True)
@@ -16,7 +24,8 @@ class LayerShape:
     Attributes:
         name: such as ``stem``, ``block3.expand``, ``block3.depthwise``, ``block3.squeeze``,
             ``block3.excite``, ``block3.project``, ``last``, ``head``, ``classifier``; blocks count from 0.
-            A segmenter has ``branch``, ``gate``, ``high`` and ``low`` in place of the last two.
+            A segmenter has ``branch``, ``gate``, ``high`` and ``low`` in place of the last two, a detector
+            ``extra0.squeeze``, ``.depthwise``, ``.expand``, ``box0.depthwise``, ``.project``, ``score0...``.
         weight: ``[out, in / groups, kernel_h, kernel_w]``.
         batch_norm: whether trained checkpoints have a batch norm behind it.
     """
@@ -75,6 +84,8 @@ def layer_shapes(a: Architecture, classes: int) -> list[LayerShape]:
         channels = a.last
     if a.segmenter is not None:
         return shapes + _segmenter_shapes(a, a.segmenter, channels, classes)
+    if a.detector is not None:
+        return shapes + _detector_shapes(a, a.detector, channels, classes)
     for name, width, batch_norm in (("head", a.head, False), ("classifier", classes, False)):
         if width:
             shapes.append(LayerShape(name, (width, channels, 1, 1), batch_norm))
@@ -89,3 +100,23 @@ def _segmenter_shapes(a: Architecture, s: Segmenter, channels: int, classes: int
         LayerShape("high", (classes, s.filters, 1, 1), False),
         LayerShape("low", (classes, a.blocks[skip_block(a)].expansion, 1, 1), False),
     ]
+
+
+def _detector_shapes(a: Architecture, d: Detector, channels: int, classes: int) -> list[LayerShape]:
+    shapes = []
+    maps = [a.blocks[c4_block(a)].expansion, channels, *d.extras]
+    for i, out in enumerate(d.extras):
+        shapes += [
+            LayerShape(f"extra{i}.squeeze", (out // 2, channels, 1, 1), True),
+            LayerShape(f"extra{i}.depthwise", (out // 2, 1, 3, 3), True),
+            LayerShape(f"extra{i}.expand", (out, out // 2, 1, 1), True),
+        ]
+        channels = out
+    for i, channels in enumerate(maps):
+        each = d.anchors_a_pixel(i)
+        for head, outputs in (("box", 4 * each), ("score", (classes + 1) * each)):
+            shapes += [
+                LayerShape(f"{head}{i}.depthwise", (channels, 1, 3, 3), True),
+                LayerShape(f"{head}{i}.project", (outputs, channels, 1, 1), False),
+            ]
+    return shapes

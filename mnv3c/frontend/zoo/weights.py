@@ -60,8 +60,10 @@ def load_weights(path: Path, a: Architecture, classes: int | None, padding: str 
     ported = naming == "timm" and path.name.startswith("tf_")
     padding = padding or ("tf" if ported else "torch")
     a = _adapt(a, state, keys)
-    logits = "classifier" if a.segmenter is None else "high"
+    logits = "high" if a.segmenter is not None else "score1.project" if a.detector else "classifier"
     have = _array(state, keys[logits][0] + ".weight", place).shape[0]
+    if a.detector is not None:
+        have = have // a.detector.anchors_a_pixel(1) - 1
     if classes not in (None, have):
         raise Mnv3cError(f"the weights have {have} classes, {classes} are asked for", place)
     epsilon = 1e-3 if padding == "tf" or (naming == "torchvision" and a.head) else 1e-5
@@ -167,7 +169,8 @@ def _own(a: Architecture) -> Keys:
 
 def _naming(state: Mapping[str, np.ndarray], a: Architecture, place: str) -> tuple[str, Keys]:
     candidates = {"mnv3c": _own(a)}
-    if a.segmenter is None and a.last and all(b.kind == "inverted" for b in a.blocks):
+    classifier = a.segmenter is None and a.detector is None
+    if classifier and a.last and all(b.kind == "inverted" for b in a.blocks):
         torchvision = _torchvision if a.head else _torchvision_v2
         candidates = {"torchvision": torchvision(a), "timm": _timm(a), **candidates}
     found = {n: sum(f"{conv}.weight" in state for conv, _ in k.values()) for n, k in candidates.items()}

@@ -104,7 +104,9 @@ def test_threads(counted):
     assert by_workers[1].share == pytest.approx(1.0)
     assert 1 > by_workers[2].share >= 0.5
     assert by_workers[2].share >= by_workers[4].share >= 0.25
-    assert by_workers[4].efficiency == pytest.approx(1 / (4 * by_workers[4].share))
+    # Against a run that divides nothing: what shares cost more than it is no speed-up.
+    assert by_workers[1].efficiency == pytest.approx(1.0)
+    assert 0.2 < by_workers[4].efficiency <= 1 / (4 * by_workers[4].share) + 1e-9
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def test_threads(counted):
     assert by_workers[2].share >= by_workers[4].share >= 0.25
     # Against a run that divides nothing: what shares cost more than it is no speed-up.
     assert by_workers[1].efficiency == pytest.approx(1.0)
-    assert 0.2 < by_workers[4].efficiency <= 1 / (4 * by_workers[4].share) + 1e-9
+    assert 0.2 < by_workers[4].efficiency <= 1.05 / (4 * by_workers[4].share)  # the calls count, too
 
 
 @pytest.mark.slow

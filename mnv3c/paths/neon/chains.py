@@ -17,7 +17,7 @@ from mnv3c.paths.neon.context import Context, shape_text
 from mnv3c.paths.neon.elementwise import door_of
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.shares import Shares
-from mnv3c.paths.neon.slices import lower_slices, slice_shares
+from mnv3c.paths.neon.slices import lower_slices, slices_of
 from mnv3c.paths.neon.steps import Step, step_of
 from mnv3c.paths.neon.sums import sum_code, sum_kernel
 
@@ -178,9 +178,11 @@ def lower_chain(context: Context, chain: Chain) -> tuple[Stage, ...]:
     last = chain.last
     if chain.sliced:
         expand, middle = chain.steps
-        own = slice_shares(expand, middle)
-        shares = Shares(own.units, min(context.knob(middle.node.name, "slices", own.parts), own.units))
-        return (_stage(context, chain, lower_slices(context, expand, middle, shares), shares),)
+        small = context.options.memory == "small"
+        own = slices_of(expand, middle, small=small)
+        count = context.knob(middle.node.name, "slices", own.cut.parts)
+        slices = slices_of(expand, middle, count, small)
+        return (_stage(context, chain, lower_slices(context, expand, middle, slices), slices.shares),)
     shares = _bands(context, chain)
     pipeline = lower_bands(context, chain.steps, shares, chain.door)
     stage = _stage(context, chain, pipeline, shares)

@@ -6,13 +6,15 @@ made. A slice's weights and its ring of rows stay in the first-level cache while
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mnv3c.codegen.program import Region
 from mnv3c.paths.neon.bands import Pipeline
 from mnv3c.paths.neon.context import Context
 from mnv3c.paths.neon.depthwise import Depthwise
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.pointwise import Pointwise, pixel_runs
-from mnv3c.paths.neon.shares import CANDIDATES, Shares, efficiency
+from mnv3c.paths.neon.shares import CANDIDATES, WORKERS, Shares, efficiency
 from mnv3c.paths.neon.steps import Step, lower_step, sums_bytes
 from mnv3c.paths.neon.sums import SUM_PIXELS, sum_call, sum_kernel
 from mnv3c.paths.neon.windows import SLACK, make_ring
@@ -26,19 +28,46 @@ def _bytes(expand: Step, middle: Step, channels: int) -> int:
     return channels * (expand.x.shape[2] + g.rows * g.padded_width) + expand.x.shape[1] * expand.x.shape[2]
 
 
-def slice_shares(expand: Step, middle: Step) -> Shares:
-    """Cut the blocks of 8 channels: first small enough for the cache, then even, then few."""
+@dataclass(frozen=True)
+class Slices:
+    """How a stage is cut.
+
+    Attributes:
+        cut: the blocks of 8 channels into slices.
+        shares: the slices into shares; those of a share use the same scratch, one after the other.
+        together: whether one call for all shares computes all slices at once, which needs all their scratch.
+    """
+
+    cut: Shares
+    shares: Shares
+    together: bool
+
+
+def slices_of(expand: Step, middle: Step, count: int | None = None, small: bool = False) -> Slices:
+    """Slices first small enough for the cache, then even, then few; not so few where memory is to be small.
+
+    Args:
+        count: how many, if that is not to be decided here.
+        small: whether scratch matters more than the instructions of more calls.
+    """
     blocks = middle.y.shape[2] // BLOCK
     options = [Shares(blocks, n) for n in (1, 2, 3, *CANDIDATES, 24, 32) if n <= blocks]
+    if small:
+        options = [s for s in options if s.parts >= 2 * WORKERS] or options
 
     def order(s: Shares) -> tuple[bool, float, int]:
         fits = _bytes(expand, middle, max(s.sizes) * BLOCK) <= SLICE_BYTES
         return fits, round(efficiency(s.sizes) / 0.03), -s.parts
 
-    return max(options, key=order)
+    cut = max(options, key=order) if count is None else Shares(blocks, min(count, blocks))
+    fits = _bytes(expand, middle, middle.y.shape[2]) <= TOGETHER_BYTES
+    if cut.parts == 1 or (fits and not small):
+        return Slices(cut, Shares(cut.parts, cut.parts), True)
+    even = cut.parts % WORKERS == 0 or cut.parts < WORKERS
+    return Slices(cut, Shares(cut.parts, min(cut.parts, WORKERS) if even else cut.parts), False)
 
 
-def lower_slices(context: Context, expand: Step, middle: Step, shares: Shares) -> Pipeline:
+def lower_slices(context: Context, expand: Step, middle: Step, slices: Slices) -> Pipeline:
     """One stage for ``expand`` and the depthwise convolution ``middle``, channel sums included."""
     first, second = lower_step(context, expand), lower_step(context, middle)
     assert isinstance(first.kernel, Pointwise) and isinstance(second.kernel, Depthwise)
@@ -64,28 +93,33 @@ def lower_slices(context: Context, expand: Step, middle: Step, shares: Shares) -
         sums = f"{context.pointer(middle.node.outputs[1], const=False)} + 8 * block"
         clear = [f"memset({sums}, 0, {4 * BLOCK} * (uint32_t)blocks);"]
         # A sum is of bytes that are still in the first-level cache.
-        if height * width * channels <= SLICE_BYTES * shares.parts and height * width <= SUM_PIXELS:
+        if height * width * channels <= SLICE_BYTES * slices.cut.parts and height * width <= SUM_PIXELS:
             at = f"{context.pointer(out)} + 8 * block"
             tail = [sum_call(at, channels, sums, height * width, "blocks")]
         else:
             lines.append(sum_call(to, channels, sums, width, "blocks"))
-    together = _bytes(expand, middle, channels) <= TOGETHER_BYTES or shares.parts == 1
-    begin = shares.begin if together else shares.edge("share")
-    end = shares.end if together else shares.edge("(share + 1)")
-    ring_bytes = BLOCK * g.rows * g.padded_width  # of a block
-    scratch = [Region(f"{middle.label}_scratch", ring_bytes * (channels // BLOCK) + SLACK, 64)]
+    cut, shares, together = slices.cut, slices.shares, slices.together
+    begin = cut.begin if together else cut.edge("slice")
+    end = cut.end if together else cut.edge("(slice + 1)")
+    block_bytes = BLOCK * g.rows * g.padded_width
+    if together:
+        size, own = block_bytes, "block"
+        total = block_bytes * cut.units + SLACK
+    else:
+        size, own = -(-(block_bytes * max(cut.sizes) + SLACK) // 64) * 64, shares.first
+        total = size * shares.parts
+    scratch = [Region(f"{middle.label}_scratch", total, 64)]
     own_sums = []
     if expand.e.lifted:
-        size = -(-sums_bytes(expand.y.shape[1]) // 64) * 64
-        scratch.append(Region(f"{middle.label}_sums", shares.parts * size, 64))
-        own = shares.first if together else "share"
-        at = f" + {own} * {size}" if own != "0" else ""
+        sums_size = -(-sums_bytes(expand.y.shape[1]) // 64) * 64
+        scratch.append(Region(f"{middle.label}_sums", shares.parts * sums_size, 64))
+        at = f" + {shares.first} * {sums_size}" if shares.parts > 1 else ""
         own_sums = [f"int32_t *const sums = (int32_t *)(void *)(R_{middle.label}_sums{at});"]
     inner = [
         f"const int32_t block = {begin};",
         f"const int32_t blocks = {end} - block;" if begin != "0" else f"const int32_t blocks = {end};",
         "const int32_t channels = 8 * blocks;",
-        f"int8_t *const ring1 = (int8_t *)R_{middle.label}_scratch + block * {ring_bytes};",
+        f"int8_t *const ring1 = (int8_t *)R_{middle.label}_scratch + {own} * {size};",
         *own_sums,
         *([prepared] if (prepared := ring.prepare("block")) else []),
         *clear,
@@ -97,7 +131,7 @@ def lower_slices(context: Context, expand: Step, middle: Step, shares: Shares) -
     ]
     if not together:
         inner = [
-            "for (int32_t share = share_begin; share < share_end; ++share) {",
+            f"for (int32_t slice = {shares.begin}; slice < {shares.end}; ++slice) {{",
             *(f"  {i}" for i in inner),
             "}",
         ]

@@ -88,6 +88,7 @@ class Link:
         self._limit = limit
         self._worker: subprocess.Popen[bytes] | None = None
         self._connected = False
+        self._closed = False
         self._loaded: Path | None = None
         self.connections = 0
 
@@ -102,6 +103,8 @@ class Link:
         """
         deadline = time.monotonic() + patience
         while not self._connected:
+            if self._closed:
+                raise LinkLost("closed")
             try:
                 self._connect_once(max(deadline - time.monotonic(), 1.0))
             except LinkLost:
@@ -126,6 +129,9 @@ class Link:
             self._worker = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
+        if self._closed:  # by another thread in the meantime
+            self.drop()
+            raise LinkLost("closed")
         seconds = _CONNECT_SECONDS + _START_SECONDS
         self._call(seconds, "connect", place.host, place.port, place.key, self._limit)
         self._connected = True
@@ -180,6 +186,11 @@ class Link:
         if not good:
             raise LinkLost(str(answer))
         return answer
+
+    def close(self) -> None:
+        """End the connection for good."""
+        self._closed = True
+        self.drop()
 
     def drop(self) -> None:
         """End the connection, answer or not."""
@@ -291,8 +302,9 @@ class RpcDevice:
                     thread.join(0.2)
         except BaseException:
             run.stopped = True
-            for link in links:
-                link.drop()
+            for link in links:  # what they wait for will not be waited for
+                link.close()
+                self._links.remove(link)
             raise
         if run.error is not None:
             raise run.error
@@ -334,7 +346,7 @@ class RpcDevice:
     def close(self) -> None:
         """End all connections and remove temporary files."""
         for link in self._links:
-            link.drop()
+            link.close()
         self._links.clear()
         self._folder.cleanup()
 
@@ -406,6 +418,8 @@ class _Batch:
         candidate = self._batch[place]
         reason = ""
         for _ in range(_ATTEMPTS):
+            if self.stopped:
+                raise _Away("interrupted")
             try:
                 link.connect(self._patience)
             except LinkLost as error:

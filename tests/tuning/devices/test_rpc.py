@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import dataclasses
 import json
 import sys
@@ -90,6 +91,15 @@ def test_every_kind_of_candidate_on_an_emulated_device(
         # A second batch on the same connection: the device must not take it for the first.
         other = convolution("dotprod", "other", seed=5, channels=24)
         assert _statuses(device.measure([other])) == {"other": Status.OK}
+
+        # Ctrl-C ends the batch and leaves no process; the device can be used again.
+        links = list(device._links)
+        slow = [make.slower(plain, str(i), 100_000 + i) for i in range(3)]
+        with pytest.raises(KeyboardInterrupt):
+            device.measure(slow, lambda done, total: _thread.interrupt_main() if done == 1 else None)
+        time.sleep(0.5)
+        assert all(link._worker is None for link in links) and not device._links
+        assert device.measure([other])[0].ok
         device.close()
 
         main_code = _exit_code("device", "ping", f"rpc://127.0.0.1:{process.port}", "--json")

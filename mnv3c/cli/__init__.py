@@ -19,7 +19,7 @@ _COMMANDS = {
     "compile": "Compile a network to a stand-alone C library.",
     "verify": "Build a library, run it on emulated Arm, compare every bit with the reference.",
     "quantize": "Quantise a network: accuracy beside float, a report, a file to compile later.",
-    "run": "Show what a network makes of images: best classes, painted masks.",
+    "run": "Show what a network makes of images: best classes, masks, boxes.",
     "eval": "Top-1, top-5 and agreement with float on labelled images.",
     "tune": "Search the fastest schedules for a core, simulated or real.",
     "latency": "What each layer costs on a core: the table that architecture search looks up.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from mnv3c.errors import Mnv3cError
 if TYPE_CHECKING:
     import numpy as np
 
-    from mnv3c.evaluate.subject import Subject
+    from mnv3c.ir.graph import Graph
 
 _BEST = 5
 
@@ -24,7 +25,7 @@ _BEST = 5
 @click.argument("subject", metavar="MODEL|DIR")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @click.option("--names", metavar="FILE", help="Names of the classes, one a line.")
-@click.option("-o", "--out", metavar="DIR", default=".", help="Where masks go. Default: here.")
+@click.option("-o", "--out", metavar="DIR", default=".", help="Where pictures go. Default: here.")
 @click.option("--calibration", metavar="DIR|NPY", help="To quantise a float model by, as compile does.")
 @click.option("--emulate", is_flag=True, help="A library in DIR: run its best path on emulated Arm.")
 @click.option("--path", help="With --emulate: one of the library's paths.")
@@ -56,16 +57,17 @@ def command(
     """Show what the integer network makes of images.
 
     MODEL is a zoo name, a model file or an .mnv3q file, DIR a compiled library. A classifier prints its five
-    best classes; of a segmentation the mask is painted beside the image, as PNG. What runs is the library's
-    C, built for this machine or on emulated Arm, never the float network. Each image is resized whole to the
-    network's input, bilinear.
+    best classes; of a segmentation the mask is painted beside the image, of a detector the boxes are drawn,
+    as PNG. What runs is the library's C, built for this machine or on emulated Arm, never the float network.
+    Each image is resized whole to the network's input, bilinear.
     """
     output = Output(as_json)
     options["input_shape"] = parse_shape(options["input_shape"])
     mapping = parse_normalization(normalize, mean, std)
-    from mnv3c.evaluate.libraries import emulated_engine, host_engine
+    from mnv3c.evaluate.outputs import open_outputs
     from mnv3c.evaluate.subject import open_subject
     from mnv3c.images import load_image
+    from mnv3c.quant.detect import OUTPUTS
 
     if path is not None and not emulate:
         raise Mnv3cError("is for --emulate", "--path")
@@ -73,33 +75,31 @@ def command(
         network = open_subject(
             subject, calibration=calibration, quantize=True, normalize=mapping, progress=progress, **options
         )
-        if emulate:
-            engine, where = stack.enter_context(emulated_engine(network, path, cc=cc))
-        else:
-            engine, where = stack.enter_context(host_engine(network, 1, cc))
+        run, where = stack.enter_context(open_outputs(network, emulate=emulate, path=path, cc=cc))
         for note in network.notes:
             output.note(note)
         assert network.integer is not None
-        known = _names(names, _classes(network))
-        shape = network.integer.tensor(network.integer.outputs[0]).shape
+        graph = network.integer
+        known = _names(names, _classes(graph))
+        shape = graph.tensor(graph.outputs[0]).shape
         answers: list[dict[str, object]] = []
         for file in images:
             picture = load_image(Path(file), network.shape, crop=False)
-            result = engine(picture[None])[0].reshape(shape)
-            if shape[:2] == (1, 1):
-                answers.append({"image": file, "best": _best(output, file, result.ravel(), known)})
+            results = run(picture)
+            if graph.outputs == OUTPUTS:
+                answers.append(_boxes(output, file, picture, results, known, Path(out)))
+            elif shape[:2] == (1, 1):
+                scores = network.scores(results[0][None])[0]
+                answers.append({"image": file, "best": _best(output, file, scores, known)})
             else:
-                answers.append(_mask(output, file, picture, result, known, Path(out)))
+                answers.append(_mask(output, file, picture, results[0], known, Path(out)))
     output.result({"ok": True, "name": network.name, "where": where, "answers": answers})
     output.text(f"{network.name}: {plain(where)}")
 
 
-def _classes(network: Subject) -> int:
-    graph = network.integer
-    assert graph is not None
-    channels = graph.tensor(graph.outputs[0]).shape[2]
-    count = graph.meta.get("classes", channels)
-    return max(count if isinstance(count, int) else channels, channels)
+def _classes(graph: Graph) -> int:
+    count = graph.meta.get("classes")
+    return count if isinstance(count, int) else graph.tensor(graph.outputs[0]).shape[2]
 
 
 def _names(file: str | None, classes: int) -> list[str]:
@@ -137,17 +137,12 @@ def _mask(
     """Write the painted picture; the share of every class that was found."""
     import numpy as np
 
-    from mnv3c.pictures import paint, save_beside
+    from mnv3c.pictures import paint
 
     classes = result.argmax(axis=-1) if result.shape[2] > 1 else result[..., 0].astype(np.int64)
-    if picture.shape[2] == 1:
-        picture = np.repeat(picture, 3, axis=2)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Mnv3cError(f"cannot be made: {error.strerror}", str(folder)) from None
-    target = folder / f"{Path(file).stem}_mask.png"
-    save_beside(picture, paint(picture, classes, len(names)), target)
+    target = _save(
+        picture, lambda image: paint(image, classes, len(names)), folder, f"{Path(file).stem}_mask"
+    )
     counts = np.bincount(classes.ravel(), minlength=len(names)) / classes.size
     table = output.table(plain(f"{file}: {target}"), "class", "number", "pixels")
     found = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i] > 0]
@@ -156,3 +151,53 @@ def _mask(
     output.text(table)
     shares = [{"class": i, "name": names[i], "share": float(counts[i])} for i in found]
     return {"image": file, "mask": str(target), "classes": shares}
+
+
+def _boxes(
+    output: Output,
+    file: str,
+    picture: np.ndarray,
+    results: list[np.ndarray],
+    names: list[str],
+    folder: Path,
+) -> dict[str, object]:
+    """Write the picture with boxes; every box that was found."""
+    from mnv3c.pictures import draw_boxes
+
+    count = int(results[3].item())
+    boxes, scores, kinds = (r[0, :count] for r in results[:3])
+    titles = [f"{names[int(k)]} {s:.0%}" for k, s in zip(kinds[:, 0], scores[:, 0], strict=True)]
+    target = _save(
+        picture,
+        lambda image: draw_boxes(image, boxes, titles, kinds[:, 0]),
+        folder,
+        f"{Path(file).stem}_boxes",
+    )
+    table = output.table(
+        plain(f"{file}: {target}"), "class", "number", "score", "top", "left", "bottom", "right"
+    )
+    found = []
+    for box, score, kind in zip(boxes, scores[:, 0], kinds[:, 0], strict=True):
+        name = names[int(kind)]
+        table.add_row(plain(name), str(kind), f"{score:.1%}", *(f"{v:.3f}" for v in box))
+        facts = {"class": int(kind), "name": name, "score": float(score), "box": [float(v) for v in box]}
+        found.append(facts)
+    output.text(table)
+    return {"image": file, "picture": str(target), "boxes": found}
+
+
+def _save(picture: np.ndarray, answer: Callable[[np.ndarray], np.ndarray], folder: Path, name: str) -> Path:
+    """Write the picture and what ``answer`` makes of it side by side."""
+    import numpy as np
+
+    from mnv3c.pictures import save_beside
+
+    if picture.shape[2] == 1:
+        picture = np.repeat(picture, 3, axis=2)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mnv3cError(f"cannot be made: {error.strerror}", str(folder)) from None
+    target = folder / f"{name}.png"
+    save_beside(picture, answer(picture), target)
+    return target

@@ -60,6 +60,23 @@ def test_mask_is_the_librarys(capsys: pytest.CaptureFixture[str], photo: Path, t
     assert sum(c["share"] for c in answer["classes"]) == pytest.approx(1.0)
 
 
+def test_boxes_are_the_librarys(capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "library"
+    mnv3c.compile("ssdlite_mobilenet_v3_small_0.35_32", "portable", folder, classes=2, input_dtype="uint8")
+    code, out, err = call(capsys, "run", folder, photo, "--out", tmp_path / "boxes", "--json")
+    assert code == 0, err
+    (answer,) = json.loads(out)["answers"]
+    graph = serialize.load(folder / "reference" / "integer.npz")
+    with Image.open(photo) as opened:
+        resized = np.asarray(opened.resize((32, 32), Image.Resampling.BILINEAR))
+    want = integer.run(graph, {graph.inputs[0]: resized})
+    assert len(answer["boxes"]) == want["count"].item()
+    for n, found in enumerate(answer["boxes"]):
+        assert found["box"] == want["boxes"][0, n].tolist() and found["class"] == want["classes"][0, n, 0]
+    with Image.open(answer["picture"]) as opened:
+        assert opened.size == (64, 32)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

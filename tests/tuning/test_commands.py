@@ -57,7 +57,7 @@ def test_tune_compile_and_latency(run, simulated, tmp_path):
     manifest = json.loads((library / "manifest.json").read_text())
     layers = manifest["programs"]["dotprod"]["layers"]
     assert sum(layer["tuned"] for layer in layers) == sum(row["count"] for row in first["layers"])
-    assert run("verify", library, "--runs", 2)[0] == 0
+    assert run("verify", library, "--count", 2)[0] == 0
 
     table = tmp_path / "layers.csv"
     latency = ("latency", *SMALLEST, "--target", "cortex-a55", "--records", file, "--csv", table, *simulated)

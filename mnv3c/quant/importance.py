@@ -16,11 +16,13 @@ import numpy as np
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.graph import Graph, Node
 from mnv3c.quant import batched
+from mnv3c.quant import map_derivatives as maps
 from mnv3c.reference import floating
 
 _IMAGES = 16
 _PROBES = 2
 _ELEMENTS = 1 << 26  # of all tensors of all images that are looked at
+_AT_ONCE = 1 << 22  # of all tensors of the images that are computed together
 _LEAST_POWER = 1e-30
 
 
@@ -34,17 +36,19 @@ def importance(graph: Graph, batch: np.ndarray, rng: np.random.Generator) -> dic
         Tensor name to float64 ``[C]``: multiplied by the mean square of the channel's error, and summed
         over channels, it is noise over signal at the outputs. Empty if a node has no derivative here.
     """
-    if not all(type(node) in _RULES for node in graph.nodes):
+    graph = maps.before_argmax(graph)
+    if not all(maps.supported(node) or type(node) in _RULES for node in graph.nodes):
         return {}
     elements = sum(graph.tensor(n.output).elements for n in graph.nodes)
     count = int(min(_IMAGES, len(batch), max(2, _ELEMENTS // elements)))
     chosen = batch[np.linspace(0, len(batch) - 1, count).astype(int)]
     total: dict[str, np.ndarray] = {}
     power = 0.0
-    for one in np.split(chosen.astype(np.float64), count):
-        values = {graph.inputs[0]: one}
+    step = max(1, _AT_ONCE // elements)
+    for start in range(0, count, step):
+        values = {graph.inputs[0]: chosen[start : start + step].astype(np.float64)}
         for node in graph.nodes:
-            values[node.output] = _forward(node, [values[i] for i in node.inputs])
+            values[node.output] = _forward(graph, node, [values[i] for i in node.inputs])
         outputs = [values[name] for name in graph.outputs]
         power += sum(float(np.square(_centred(y)).sum()) for y in outputs)
         for _ in range(_PROBES):
@@ -63,8 +67,10 @@ def _centred(y: np.ndarray) -> np.ndarray:
     return y - y.mean(axis=3, keepdims=True) if y.shape[3] > 1 else y
 
 
-def _forward(node: Node, args: list[np.ndarray]) -> np.ndarray:
+def _forward(graph: Graph, node: Node, args: list[np.ndarray]) -> np.ndarray:
     """One node in float64, so that what is chosen by the results is the same on every CPU."""
+    if maps.supported(node):
+        return maps.FORWARD[type(node)](graph, node, args[0])
     if isinstance(node, f.Conv2d):
         return batched.convolve(node, args[0], wide=True) + node.bias.astype(np.float64)
     if isinstance(node, f.Activation):
@@ -89,7 +95,8 @@ def _backward(
         if gradient is None:
             continue
         args = [values[i] for i in node.inputs]
-        for name, part in zip(node.inputs, _RULES[type(node)](node, args, gradient), strict=True):
+        rule = maps.BACKWARD[type(node)] if maps.supported(node) else _RULES[type(node)]
+        for name, part in zip(node.inputs, rule(node, args, gradient), strict=True):
             gradients[name] = gradients[name] + part if name in gradients else part
     return gradients
 

@@ -8,9 +8,9 @@ from mnv3c.paths.common.knobs import Knob, by_rule
 from mnv3c.paths.dotprod.layout import TILE
 from mnv3c.paths.dotprod.windows import WindowPlan
 
-# Bytes of window and depthwise result that stay in a 32 KiB L1 beside input, weights and result. Higher
-# bands would carry fewer rows, but fill more lines.
-_BYTES = 16 * 1024
+# Share of the L1 for window and depthwise result, beside input, weights and result. Higher bands would
+# carry fewer rows, but fill more lines.
+_SHARE = 2
 # The same where memory is worth more than the instructions that carry rows.
 _SMALL_BYTES = 6 * 1024
 
@@ -56,6 +56,7 @@ def plan_bands(
     knob: Knob = by_rule,
     most: int | None = None,
     small: bool = False,
+    l1_bytes: int = 32 * 1024,
 ) -> Bands:
     """The highest bands whose window (and depthwise result, for ``middle``) stay in L1.
 
@@ -63,6 +64,7 @@ def plan_bands(
         result: rows and columns of the result's blocks.
         most: rows that are wanted at once, if not as many as possible.
         small: little memory rather than few instructions.
+        l1_bytes: the core's L1 data cache.
     """
     rows_out, columns_out = result
     pitch = max((columns_out - 1) * plan.step[1] + plan.span[1], columns_in - plan.origin[1])
@@ -74,7 +76,7 @@ def plan_bands(
         held = rows_of(band) * pitch + (band * columns_out if middle else 0)
         return held * quads_held * TILE
 
-    limit = _SMALL_BYTES if small else _BYTES
+    limit = _SMALL_BYTES if small else l1_bytes // _SHARE
     highest = max((b for b in range(1, rows_out + 1) if bytes_of(b) <= limit), default=1)
     if most is not None:
         band = min(highest, most)

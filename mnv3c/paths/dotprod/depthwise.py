@@ -92,9 +92,15 @@ def _block_group(plan: WindowPlan, blocks: int, held: int, edge_pixels: int) -> 
             for row, vector in order:
                 lines += products(row, vector, (b,))
         elif b == 0:
+            last = order[0][0]
             for row, vector in order:
                 made = products(row, vector, range(blocks))
                 load = f"const int8x16_t v{row}_{vector} = vld1q_s8(w + {16 * vector});"
+                second = accumulator(0, 1)
+                if made and row != last and second:
+                    # Tiles of the next rows, loaded early, would push accumulators out of their registers.
+                    lines.append(f"MNV3C_PIN2({accumulator(0, 0)}, {second});")
+                    last = row
                 lines += [load, *made] if made else []
         names = tuple(accumulator(b, p) or f"a{b}_0" for p in range(4))
         mask = bool(edge_pixels) and b == blocks - 1

@@ -268,7 +268,17 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
         group = min(knob("group", _group(count, x_bytes, reach(plan) * columns_in * TILE)), count)
         group = -(-group // unit) * unit
     size = (rows_out, columns_out)
-    bands = plan_bands(plan, columns_in, size, group, not m.by_channels, knob, place.wanted, builder.small)
+    bands = plan_bands(
+        plan,
+        columns_in,
+        size,
+        group,
+        not m.by_channels,
+        knob,
+        place.wanted,
+        builder.small,
+        builder.instructions.l1_bytes,
+    )
     shares = split(count // unit if m.by_channels else bands.bands, builder.window_shares)
     parts = place.parts or shares.parts
 

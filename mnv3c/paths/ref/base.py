@@ -74,6 +74,7 @@ def make_stage(
 # Each helper and the helpers that it calls itself, callee first.
 _HELPERS = {
     "ref_clamp": (),
+    "ref_compete": (),
     "ref_divide": (),
     "ref_overlap": (),
     "ref_scale16": (),

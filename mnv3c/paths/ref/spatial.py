@@ -13,6 +13,9 @@ from mnv3c.ir.positions import positions
 from mnv3c.paths.ref.base import CTYPE, Regions, each_channel, make_stage, row_parts, shape_text
 from mnv3c.reference.detect import LARGEST, LOG2_E
 
+# Columns that an enlarged map is computed by: rows of some classes then stay in the first-level cache.
+_STRIP = 256
+
 
 def _tables(node: q.QResize, x: Tensor, y: Tensor) -> dict[str, tuple[np.ndarray, str]]:
     """Where each output row and column reads, and between neighbours with which weight; int16."""
@@ -43,6 +46,7 @@ def _resize(graph: Graph, node: q.QResize, regions: Regions) -> Stage:
 
 def _resize_argmax(graph: Graph, node: q.FusedResizeArgMax, regions: Regions) -> Stage:
     x, y = graph.tensor(node.inputs[0]), graph.tensor(node.output)
+    strip = min(y.shape[1], _STRIP)
     return make_stage(
         graph,
         node,
@@ -51,7 +55,8 @@ def _resize_argmax(graph: Graph, node: q.FusedResizeArgMax, regions: Regions) ->
         title=f"resize {node.resize.kind} and argmax, {shape_text(x)} to {shape_text(y)}",
         constants=_tables(node.resize, x, y),
         parts=row_parts(y),
-        scratch=4 * (x.shape[1] + 1) * x.shape[2],
+        scratch=4 * strip * (2 * x.shape[2] + 2),
+        strip=strip,
     )
 
 

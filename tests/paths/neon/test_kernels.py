@@ -201,11 +201,14 @@ MAKERS = [
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_bit_equal(make: Callable[[], Graph], tmp_path: Path) -> None:
-    check_graph(make(), "neon", tmp_path / "library")
+    check_graph(make(), "neon", tmp_path / "library", runs=1)
 
 
-@pytest.mark.parametrize("memory", ["fast", "small"])
-@pytest.mark.parametrize("make", [blocks, stem, tables, wide_weights, exact, doors])
+@pytest.mark.parametrize("memory", ["fast", pytest.param("small", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "make",
+    [blocks, *(pytest.param(m, marks=pytest.mark.slow) for m in (stem, tables, wide_weights, exact, doors))],
+)
 def test_shares_in_reverse_order(make: Callable[[], Graph], memory: str, tmp_path: Path) -> None:
     check_graph(make(), "neon", tmp_path / "library", options=Options(memory=memory), runs=1, parallel=True)
 

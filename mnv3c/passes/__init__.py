@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from mnv3c.ir.graph import Graph
 from mnv3c.passes.eliminate_dead_nodes import eliminate_dead_nodes
+from mnv3c.passes.fold_padding import fold_padding
 from mnv3c.passes.fuse_activation import fuse_activation
 from mnv3c.passes.fuse_channel_sum import fuse_channel_sum
 from mnv3c.passes.fuse_residual import fuse_residual
@@ -16,6 +17,7 @@ from mnv3c.passes.fuse_resize_argmax import fuse_resize_argmax
 
 PIPELINE: tuple[Callable[[Graph], Graph], ...] = (
     eliminate_dead_nodes,
+    fold_padding,
     fuse_activation,
     fuse_residual,
     fuse_channel_sum,

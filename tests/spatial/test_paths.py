@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Tensor
+from mnv3c.ir.verify import verify
 from mnv3c.passes import run_passes
+from mnv3c.passes.fold_padding import fold_padding
 from mnv3c.paths import registry
 from mnv3c.reference import integer
-from tests.graphs import random_inputs
+from tests.graphs import Builder, random_inputs
 from tests.paths.harness import check_graph, compile_graph, compile_strictly, strict_compilers
 from tests.spatial.graphs import KINDS, every_operator
 
@@ -59,3 +62,20 @@ def test_every_kind_is_drawn() -> None:
     )
     assert found == set(every)
     assert len(KINDS) == 9
+
+
+@pytest.mark.parametrize("pad", [(1, 0, 2, 1), (0, 0, 0, 0)])
+def test_padding_folds_into_the_convolution_behind_it(pad: tuple[int, int, int, int]) -> None:
+    b = Builder(3)
+    x = b.input(6, 7, 3, zero_point=(-9,))
+    height, width = 6 + 2 + 1, 7 + 1 + 3
+    b.tensors["padded"] = Tensor("padded", (height, width, 3), "int8", b.tensors[x].quant)
+    b.nodes.append(q.QSpread("pad", (x,), ("padded",), pad=(2, 1, 1, 3)))
+    graph = b.finish(b.conv("padded", 5, 3, stride=2, pad=pad))
+    folded = fold_padding(graph)
+    assert [type(n) for n in folded.nodes] == [q.QConv]
+    inputs = random_inputs(graph, 0)
+    want, got = integer.run(graph, inputs), integer.run(verify(folded), inputs)
+    np.testing.assert_array_equal(got[graph.outputs[0]], want[graph.outputs[0]])
+    both = b.finish("padded", graph.outputs[0])
+    assert fold_padding(both) == both

@@ -17,7 +17,16 @@ from mnv3c.reference import floating, integer
 from mnv3c.reference.arithmetic import I64
 
 # What looks at more than one pixel, or counts axes from the front.
-_ONE_IMAGE = (q.QMaxPool, q.QResize, q.QAveragePool, q.QWindowMean, q.QConcat, q.QSlice, q.QSpread)
+_ONE_IMAGE = (
+    q.QMaxPool,
+    q.QResize,
+    q.QAveragePool,
+    q.QWindowMean,
+    q.QConcat,
+    q.QSlice,
+    q.QSpread,
+    q.QDetect,
+)
 _CHUNK_ELEMENTS = 1 << 18  # of a temporary array: about what stays in a cache
 
 

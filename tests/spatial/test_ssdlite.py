@@ -13,6 +13,8 @@ from mnv3c.frontend import load
 from mnv3c.frontend.count import macs, parameters
 from mnv3c.frontend.zoo.anchors import anchors
 from mnv3c.frontend.zoo.architecture import Detector
+from mnv3c.quant import batched, quantize
+from mnv3c.reference import integer
 from mnv3c.reference.floating import run
 from tests.spatial.ssdlite import onnx_model, random_state
 
@@ -72,3 +74,11 @@ def test_every_path_is_bit_equal(name: str, tmp_path: Path) -> None:
     ]
     result = mnv3c.verify(folder, count=1)
     assert result.ok and {p.path for p in result.paths} == {"i8mm", "dotprod", "neon"}
+
+
+def test_batches_are_detected_image_by_image() -> None:
+    graph = quantize(load("ssdlite_mobilenet_v3_small_0.35_32", classes=2), input_dtype="uint8")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    got = batched.run_integer(graph, images)
+    for image, boxes in zip(images, got, strict=True):
+        np.testing.assert_array_equal(boxes, integer.run(graph, {graph.inputs[0]: image})["boxes"])

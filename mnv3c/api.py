@@ -296,9 +296,9 @@ def _emit(
     paths = (path,) if path else registry.choose(target.paths, target.run_time_choice)
     tuning = target.name if target.kind == "core" else "generic"
     tell("generate C", 0, 1)
-    # A core has one path; schedules are those of a path.
+    # A core has one path; schedules are those of a path. They are for speed, whatever memory that takes.
     tuned = Applied()
-    if known and len(paths) == 1:
+    if known and len(paths) == 1 and settings["memory"] == "fast":
         tuned = apply(integer, paths[0], target, known, str(settings["compiler"]))
     library = build_library(
         integer,

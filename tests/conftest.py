@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import Run, call
+
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -14,6 +16,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite the golden C files instead of comparing"
     )
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line: ``run("compile", ...)`` gives exit code, standard output and standard error."""
+    return lambda *arguments: call(capsys, *arguments)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mnv3c.cli.model_options import compiler_option
 from mnv3c.cli.output import Output, json_option
 
 
@@ -15,7 +16,7 @@ from mnv3c.cli.output import Output, json_option
     "--cpu", metavar="CORE", help="Core to estimate for. Default: the library's, or the path's least."
 )
 @click.option("--path", metavar="PATH", help="One of the library's paths. Default: the core's best.")
-@click.option("--cc", metavar="COMMAND", help="C compiler. Default: $MNV3C_CC, or the first that works.")
+@compiler_option
 @click.option("--no-caches", is_flag=True, help="Do not simulate the caches, which takes half of the time.")
 @click.option("--html", "page", metavar="FILE", help="Write the report as one self-contained page.")
 @json_option

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnv3c.cli.model_options import NORMALIZATIONS, model_options, parse_normalization, parse_shape
+from mnv3c.cli.model_options import model_options, normalize_options, parse_normalization, parse_shape
 from mnv3c.cli.output import Output, json_option, millions, plain, shape, size
 from mnv3c.errors import Mnv3cError
 
@@ -39,13 +39,7 @@ if TYPE_CHECKING:
     type=click.Choice(["int16", "int8", "float32"]),
     help="What it returns; int16 is the default.",
 )
-@click.option(
-    "--normalize",
-    type=click.Choice(list(NORMALIZATIONS)),
-    help="What the model makes of a byte x: x, x/255, x/127.5-1, or ImageNet's mean and deviation.",
-)
-@click.option("--mean", metavar="R,G,B", help="Mean, of bytes or of images in 0 to 1.")
-@click.option("--std", metavar="R,G,B", help="Standard deviation, likewise.")
+@normalize_options
 @click.option("--memory", type=click.Choice(["fast", "small"]), default="fast", show_default=True)
 @click.option(
     "--records",

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnv3c.cli.model_options import NORMALIZATIONS, model_options, parse_normalization, parse_shape
+from mnv3c.cli.model_options import (
+    compiler_option,
+    model_options,
+    normalize_options,
+    parse_normalization,
+    parse_shape,
+)
 from mnv3c.cli.output import Output, json_option, plain
 from mnv3c.errors import Mnv3cError
 
@@ -42,14 +48,8 @@ _WORKERS = 2
     help="emulated: what emulates.",
 )
 @click.option("--cpu", "core", metavar="CORE", help="emulated: the CPU.")
-@click.option("--cc", metavar="COMMAND", help="C compiler. Default: $MNV3C_CC, or the first that works.")
-@click.option(
-    "--normalize",
-    type=click.Choice(list(NORMALIZATIONS)),
-    help="What the model makes of a byte x: x, x/255, x/127.5-1, or ImageNet's mean and deviation.",
-)
-@click.option("--mean", metavar="R,G,B", help="Mean, of bytes or of images in 0 to 1.")
-@click.option("--std", metavar="R,G,B", help="Standard deviation, likewise.")
+@compiler_option
+@normalize_options
 @model_options
 @json_option
 def command(

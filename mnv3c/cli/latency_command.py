@@ -8,21 +8,14 @@ from typing import Any
 
 import click
 
-from mnv3c.cli.model_options import model_options, parse_shape
+from mnv3c.cli.model_options import compiler_option, device_options, model_options, parse_shape
 from mnv3c.cli.output import Output, json_option, plain
 from mnv3c.errors import Mnv3cError
 
 
 @click.command()
 @click.argument("model")
-@click.option("--target", required=True, metavar="CORE", help="A core that `mnv3c targets` lists.")
-@click.option(
-    "--device",
-    default="simulated",
-    show_default=True,
-    metavar="WHERE",
-    help="What measures: simulated, native (this machine), rpc://HOST:PORT, tracker://HOST:PORT/KEY.",
-)
+@device_options
 @click.option("--grid", is_flag=True, help="Other blocks in the places of MODEL's: kernels, expansions, SE.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the table there, one line an entry.")
 @click.option(
@@ -30,7 +23,7 @@ from mnv3c.errors import Mnv3cError
 )
 @click.option("--untuned", is_flag=True, help="Use the default schedules alone.")
 @click.option("--path", help="Of the kernels: i8mm, dotprod or neon. Default: the core's best.")
-@click.option("--cc", metavar="COMMAND", help="C compiler. Default: $MNV3C_CC, or the first that works.")
+@compiler_option
 @model_options
 @json_option
 def command(

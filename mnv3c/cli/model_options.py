@@ -52,6 +52,43 @@ def model_options(command: F) -> F:
     return command
 
 
+def normalize_options(command: F) -> F:
+    """Adds --normalize, --mean and --std; ``normalization`` reads them."""
+    for option in reversed(
+        (
+            click.option(
+                "--normalize",
+                type=click.Choice(list(NORMALIZATIONS)),
+                help="What the model makes of a byte x: x, x/255, x/127.5-1, or ImageNet's mean and spread.",
+            ),
+            click.option("--mean", metavar="R,G,B", help="Mean, of bytes or of images in 0 to 1."),
+            click.option("--std", metavar="R,G,B", help="Standard deviation, likewise."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def device_options(command: F) -> F:
+    """Adds --target and --device of the commands that measure layers."""
+    target = click.option(
+        "--target", required=True, metavar="CORE", help="A core that `mnv3c targets` lists."
+    )
+    device = click.option(
+        "--device",
+        default="simulated",
+        show_default=True,
+        metavar="WHERE",
+        help="What measures: simulated, native (this machine), rpc://HOST:PORT, tracker://HOST:PORT/KEY.",
+    )
+    return target(device(command))
+
+
+compiler_option = click.option(
+    "--cc", metavar="COMMAND", help="C compiler. Default: $MNV3C_CC, or the first that works."
+)
+
+
 def parse_shape(text: str | None) -> tuple[int, int, int] | None:
     """``HxW`` as ``(3, H, W)``, which is what the front ends take.
 

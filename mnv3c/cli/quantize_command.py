@@ -12,7 +12,7 @@ import click
 from mnv3c.cli.eval_command import facts as score_facts
 from mnv3c.cli.eval_command import tell as tell_scores
 from mnv3c.cli.eval_command import tell_worst
-from mnv3c.cli.model_options import NORMALIZATIONS, model_options, parse_normalization, parse_shape
+from mnv3c.cli.model_options import model_options, normalize_options, parse_normalization, parse_shape
 from mnv3c.cli.output import Output, json_option, plain
 from mnv3c.errors import Mnv3cError
 
@@ -57,13 +57,7 @@ _SHOWN = 10
     show_default=True,
     help="What it will return.",
 )
-@click.option(
-    "--normalize",
-    type=click.Choice(list(NORMALIZATIONS)),
-    help="What the model makes of a byte x: x, x/255, x/127.5-1, or ImageNet's mean and deviation.",
-)
-@click.option("--mean", metavar="R,G,B", help="Mean, of bytes or of images in 0 to 1.")
-@click.option("--std", metavar="R,G,B", help="Standard deviation, likewise.")
+@normalize_options
 @model_options
 @json_option
 def command(

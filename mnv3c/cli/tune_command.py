@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnv3c.cli.model_options import model_options, parse_shape
+from mnv3c.cli.model_options import compiler_option, device_options, model_options, parse_shape
 from mnv3c.cli.output import Output, json_option, plain
 from mnv3c.errors import Mnv3cError
 
@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--target", required=True, metavar="CORE", help="A core that `mnv3c targets` lists.")
-@click.option(
-    "--device",
-    default="simulated",
-    show_default=True,
-    metavar="WHERE",
-    help="What measures: simulated, native (this machine), rpc://HOST:PORT, tracker://HOST:PORT/KEY.",
-)
+@device_options
 @click.option(
     "-o",
     "--output",
@@ -37,7 +30,7 @@ if TYPE_CHECKING:
     help="Records to write; those already in it are kept where nothing new is known. Default: CORE.json.",
 )
 @click.option("--path", help="Tune this path: i8mm, dotprod or neon. Default: the core's best.")
-@click.option("--cc", metavar="COMMAND", help="C compiler. Default: $MNV3C_CC, or the first that works.")
+@compiler_option
 @click.option(
     "--trials", type=click.IntRange(1), default=48, show_default=True, help="Schedules to try of a layer."
 )

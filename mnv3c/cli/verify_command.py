@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mnv3c.cli.model_options import compiler_option
 from mnv3c.cli.output import Output, json_option, plain, size
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     help="What runs it; host is the ref path on any machine.",
 )
 @click.option("--cpu", "core", metavar="CORE", help="CPU to emulate, a core that `mnv3c targets` lists.")
-@click.option("--cc", metavar="COMMAND", help="C compiler. Default: $MNV3C_CC, or the first that works.")
+@compiler_option
 @click.option("--count", type=click.IntRange(0), default=4, show_default=True, help="Random inputs to run.")
 @click.option("--images", metavar="DIR", help="Images to run as well.")
 @click.option("--limit", type=click.IntRange(1), help="Of the images, take so many.")

@@ -9,33 +9,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mnv3c import targets
-from mnv3c.cli import main
 from mnv3c.codegen.library import build_library
 from mnv3c.codegen.write import write_folder
 from tests.codegen.networks import classifier
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+from tests.command_line import Run
 
 
 @pytest.fixture(scope="module")

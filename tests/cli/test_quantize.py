@@ -10,22 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnv3c.cli import main
 from mnv3c.codegen.library import build_library
 from mnv3c.codegen.write import write_folder
 from tests.codegen.networks import classifier
+from tests.command_line import call
 
 ZOO = ("mobilenet_v3_small_minimalistic", "--resolution", "32", "--classes", "10", "--width", "0.5")
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main([str(a) for a in arguments])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import mnv3c
 from mnv3c.ir import serialize
 from mnv3c.pictures import colours, draw_boxes, paint
 from mnv3c.reference import integer
-from tests.cli.test_quantize import call
+from tests.command_line import call
 
 SMALL = ("mobilenet_v3_small_minimalistic_0.35_32", "--classes", "7")
 MASKS = ("lraspp_mobilenet_v3_small_0.35_33x65", "--classes", "4")

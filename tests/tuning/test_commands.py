@@ -9,23 +9,8 @@ import shutil
 import pytest
 
 from mnv3c.bench import llvm, qemu
-from mnv3c.cli import main
 
 SMALLEST = ("mobilenet_v3_small", "--width", "0.35", "--resolution", "32", "--classes", "10")
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -6,34 +6,18 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mnv3c.cli import main
 from mnv3c.errors import Mnv3cError
 from mnv3c.toolchain import Compiler
 from mnv3c.tuning.devices import deploy, tracker
 from mnv3c.tuning.devices.rpc import Address, parse_address
+from tests.command_line import Run
 from tests.tuning.devices import servers
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,6 @@ def matrix_kernel(
         half=half,
         turn_bytes=32 * unroll * quads,
         rest_bytes=32 * (rest + half + header + e.extra) * quads,
-        products_bytes=32 * (octets + half) * quads,
         edge_pixels=edge_pixels,
         edge_mask=(1 << 8 * edge_pixels) - 1 & 0x01010101,
     )

@@ -55,6 +55,23 @@ def test_weights_of_9_bits(kind: str, path: str, tmp_path: Path) -> None:
         compile_strictly(library.directory, compiler)
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_layers_of_different_depth_share_a_kernel(path: str, tmp_path: Path) -> None:
+    b = Builder(4, "shared")
+    b.outliers = 1
+    x = b.conv(b.conv(b.input(6, 6, 96), 192), 96)
+    check_graph(b.finish(b.conv(x, 192)), path, tmp_path / "library")
+
+
+def test_windows_with_equal_tiles(tmp_path: Path) -> None:
+    """Eight values a window row are one matrix operand: operands of two pixel pairs can be the same bytes."""
+    b = Builder(3, "equal")
+    y = b.conv(b.input(8, 8, 4), 8, (2, 4), stride=2)
+    check_graph(b.finish(y), "dotprod", tmp_path / "dotprod")
+    if qemu() is not None:
+        check_graph(b.finish(y), "i8mm", tmp_path / "i8mm")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("seed", range(2, 12))

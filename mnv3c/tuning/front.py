@@ -116,9 +116,7 @@ def tune(
     into = file or Path(f"{core.name}.json")
     known = records.load(into, core) if into.is_file() else Records(core.name)
     compiler = compiler_name(cc)
-    # What is known already is tried first, so that a short search never ends with less.
-    earlier = list(known.found.values())
-    earlier += [r for f in hints for r in records.load(f, records.core_of(f)).found.values()]
+    earlier = [r for f in hints for r in records.load(f, records.core_of(f)).found.values()]
     graph = integer_graph(model, **options)
     journal_file = into.with_name(f"{into.name}.journal")
     if fresh:

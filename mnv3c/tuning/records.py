@@ -71,8 +71,23 @@ class Records:
         return self.found.get((op, family))
 
     def merged(self, records: Iterable[Record]) -> Records:
-        """With more records; of two for one operator and compiler the newer measurement stays."""
-        return Records(self.core, {**self.found, **{(r.op, r.family): r for r in records}})
+        """With more records; of two for one operator and compiler the newer measurement stays.
+
+        Unless both measured the same default alike and the older one found more: a search that was stopped
+        early takes nothing back.
+        """
+        found = dict(self.found)
+        for new in records:
+            old = found.get((new.op, new.family))
+            found[new.op, new.family] = old if old is not None and _found_more(old, new) else new
+        return Records(self.core, found)
+
+
+def _found_more(old: Record, new: Record) -> bool:
+    same = (old.compiler, old.device, old.unit) == (new.compiler, new.device, new.unit)
+    return (
+        same and abs(old.default_cost - new.default_cost) <= 1e-3 * new.default_cost and old.cost < new.cost
+    )
 
 
 def family_of(compiler: str) -> str:

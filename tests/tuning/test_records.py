@@ -46,6 +46,16 @@ def test_merging_keeps_the_newer_and_the_others():
     assert both.get(op, "clang") is newer and both.get(op, "gcc") is other
 
 
+def test_a_search_that_was_stopped_early_takes_nothing_back():
+    old = some()
+    op = next(op for op, _ in old.found if op.operator == "vector")
+    before = old.get(op, "clang")
+    less = Record(op, before.compiler, {}, before.default_cost, before.default_cost, "cycles", before.device)
+    assert old.merged([less]).get(op, "clang") is before
+    other_kernels = Record(op, before.compiler, {}, 150.0, 150.0, "cycles", before.device)
+    assert old.merged([other_kernels]).get(op, "clang") is other_kernels
+
+
 def change(path, edit):
     content = json.loads(path.read_text())
     edit(content)

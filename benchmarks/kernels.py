@@ -84,8 +84,8 @@ def value(report: Report, what: str) -> float | None:
 
 
 def verdict(row: Mapping[str, Any], measured: float | None) -> str:
-    """``aim``, ``must`` or ``missed``; empty if it was not measured."""
-    if measured is None:
+    """``aim``, ``must`` or ``missed``; empty if it was not measured or nothing is asked of the row."""
+    if measured is None or "must" not in row:
         return ""
     if row.get("more_is_better"):
         return "aim" if measured >= row["aim"] else "must" if measured >= row["must"] else "missed"
@@ -117,7 +117,7 @@ def show(table: Mapping[str, Any], results: list[dict[str, Any]]) -> Table:
         style = colours[row["verdict"]]
         ours = f"[{style}]{count(row['ours'])}[/]" if style else count(row["ours"])
         peers = [count(row.get(peer)) for peer in table["peers"]]
-        drawn.add_row(row["what"], ours, row["verdict"], count(row["must"]), count(row["aim"]), *peers)
+        drawn.add_row(row["what"], ours, row["verdict"], count(row.get("must")), count(row.get("aim")), *peers)
     return drawn
 
 

@@ -78,6 +78,7 @@ def count_some(
     l1: tuple[int, int] = (32 << 10, 4),
     l2: tuple[int, int] = (256 << 10, 8),
     emulator: str = "qemu-aarch64",
+    seconds: float = _TIMEOUT,
 ) -> Counted:
     """Run a program that may crash.
 
@@ -87,9 +88,10 @@ def count_some(
         caches: simulate them; about twice the time.
         l1, l2: bytes and ways of the data caches, lines of 64 bytes.
         emulator: ``qemu-arm`` for a 32-bit program.
+        seconds: that it may take, by the clock.
 
     Raises:
-        Mnv3cError: qemu or a compiler for the plugin is missing, or qemu cannot load it.
+        Mnv3cError: qemu or a compiler for the plugin is missing, or qemu cannot load it; the time is up.
     """
     qemu = shutil.which(emulator)
     if qemu is None:
@@ -103,10 +105,10 @@ def count_some(
             argv = [qemu, "-cpu", cpu, "-plugin", plugin, str(executable), *arguments]
             try:
                 done = subprocess.run(
-                    argv, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False
+                    argv, capture_output=True, text=True, errors="replace", timeout=seconds, check=False
                 )
             except subprocess.TimeoutExpired:
-                raise Mnv3cError(f"took more than {_TIMEOUT} s", emulator) from None
+                raise Mnv3cError(f"took more than {seconds:g} s", emulator) from None
             wanted = re.search(r"requires API version.*?(\d+)\D*$", done.stderr.strip().replace("\n", " "))
             if not wanted or int(wanted[1]) == api:
                 break

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from mnv3c import __version__
+from mnv3c.cli import signals
 from mnv3c.cli.output import Output, fail
 from mnv3c.errors import CheckFailed, Mnv3cError
 
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     output = Output(json="--json" in given)
     try:
-        cli.main(args=given, prog_name="mnv3c", standalone_mode=False)
+        with signals.heard():
+            cli.main(args=given, prog_name="mnv3c", standalone_mode=False)
     except CheckFailed as error:
         sys.exit(fail(output, str(error), "", 1))
     except Mnv3cError as error:
@@ -77,7 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(fail(output, error.format_message(), place or "command line", 2))
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
+        # click has its own exception for an interrupt, made from ours.
+        reason = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__
+        if isinstance(reason, signals.Terminated):
+            sys.exit(fail(output, f"ended by {reason}", "", reason.code))
         sys.exit(fail(output, "interrupted", "", 130))
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone: nothing is left to say to anybody

@@ -173,7 +173,7 @@ class Timing:
         repeats: samples of a candidate; their median counts.
         sample_seconds: the least that a sample takes: a candidate runs as often as that needs.
         cool_down_seconds: pause before each candidate.
-        timeout_seconds: for all of a candidate's runs together.
+        timeout_seconds: of computing, for all of a candidate's runs together.
         cpus: numbers of the cores to run on; empty for the system's choice.
         noise: spread above which a measurement is repeated once and then noted.
         drift: change of the core's clock, or of the reference candidate, that is noted.

@@ -23,8 +23,9 @@ from mnv3c.tuning.devices.timed import output_bytes, packed_inputs
 
 # At a fixed address, constants apart from the code.
 _LINK = ("-static", "-fno-pie", "-no-pie", "-Wl,-z,separate-code")
+_SLACK_SECONDS, _WALL = 600, 10  # by the clock: once, and for each second of a candidate's time-out
 _HEAD = struct.Struct("<ii")
-_TIMEOUT_SIGNAL = 14  # SIGALRM
+_TIMEOUT_SIGNAL = 27  # SIGPROF
 _SIGNALS = {4: "illegal instruction", 7: "bad memory access", 8: "arithmetic fault", 11: "bad memory access"}
 
 
@@ -108,6 +109,8 @@ class QemuBatch:
                 arguments,
                 l1=(self._cache.l1d_kib << 10, self._cache.l1d_ways),
                 l2=(self._cache.l2_kib << 10, self._cache.l2_ways),
+                # The program ends what computes for too long; this is for what it does not end.
+                seconds=_SLACK_SECONDS + _WALL * self._timeout * (last - begin),
             )
             returned = _returned(results.read_bytes() if results.exists() else b"", candidates)
             of = _by_candidate(done.segments, begin)

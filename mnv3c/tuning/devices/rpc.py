@@ -33,9 +33,9 @@ _ADDRESS = re.compile(
     r"(?P<kind>rpc|tracker)://(?P<host>[^/:]+|\[[^]]+\]):(?P<port>\d+)(?:/(?P<key>[\w-]+))?/?"
 )
 _CONNECT_SECONDS = 20.0
-_START_SECONDS = 30.0  # for TVM's client to load, on a busy machine
+_START_SECONDS = 120.0  # for TVM's client to load, on a busy machine
 _SLOWEST_LINK = 200_000  # bytes a second; USB 2 and Wi-Fi are far above
-_CALL_SECONDS = 10.0  # what a call may take beyond the candidate's own time
+_CALL_SECONDS = 60.0  # what a call may take beyond the candidate's own time; loading code on a busy device
 _ATTEMPTS = 2  # connections on which a candidate is tried
 _RETRY_SECONDS = 0.5
 
@@ -442,7 +442,7 @@ class _Batch:
         data, size = timed.packed_inputs(candidate), timed.output_bytes(candidate)
 
         def call(timing: Timing) -> Raw:
-            seconds = timing.timeout_seconds + timing.cool_down_seconds + _CALL_SECONDS
+            seconds = timed.WALL * timing.timeout_seconds + timing.cool_down_seconds + _CALL_SECONDS
             seconds += (len(data) + size) / _SLOWEST_LINK
             numbers = timed.REPORT_FIRST + timing.repeats
             code, report, outputs = link.ask(

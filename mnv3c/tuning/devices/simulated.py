@@ -50,7 +50,7 @@ class SimulatedDevice:
     def __init__(self, core: Target, *, cc: str | None = None, timeout_seconds: int = 30) -> None:
         """Args:
         core: to build for and to simulate.
-        timeout_seconds: for the emulated runs of one candidate.
+        timeout_seconds: of this machine's computing, for the emulated runs of one candidate.
 
         Raises:
             Mnv3cError: a platform, or there is no compiler, or an emulator that does not work.

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mnv3c.tuning.devices.base import Candidate, Measurement, Raw, Status, Timing, judge
 
-# Of templates/tuning/shim.c: numbers before the samples in a report.
+# Of templates/tuning/shim.c: numbers before the samples in a report; time-outs by the clock, where what a
+# candidate computes cannot be read or does not go on.
 REPORT_FIRST = 8
+WALL = 5
 _ALIGN = 64
 _EMULATED = 1 << 32
 # Main ID register, implementer 0x41 (Arm), part number to core: the cores' technical reference manuals.

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.tuning.devices import deploy
+from tests.waiting import SECONDS, until
 
 
 class Process:
@@ -49,17 +49,17 @@ class Process:
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
-            assert selector.select(30), "the server did not say its port within 30 s"
+            assert selector.select(SECONDS), f"the server did not say its port within {SECONDS:.0f} s"
         return self._process.stdout.readline()
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def interrupt(self) -> int:
-        """As Ctrl-C does; the code that it ends with."""
-        self._process.send_signal(signal.SIGINT)
-        return self._process.wait(timeout=20)
+    def terminate(self) -> int:
+        """As ``kill`` does; the code that it ends with. What runs in the background does not hear SIGINT."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(timeout=SECONDS)
 
     def end(self) -> None:
         """At once, with all that it started."""
@@ -91,15 +91,17 @@ def tracker(work: Path) -> Iterator[int]:
     command = [sys.executable, "-m", "tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", str(port)]
     process = Process([*command, "--port-end", str(port + 1), "--silent"], work, "")
     try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert process.alive, "the tracker ended"
-            time.sleep(0.1)
+        until(lambda: _listens(port) or not process.alive, "the tracker listens")
+        assert process.alive, "the tracker ended"
         yield port
     finally:
         process.end()
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), SECONDS):
+        return True
+    return False
 
 
 def device_server(tmp_path_factory: pytest.TempPathFactory) -> Path:

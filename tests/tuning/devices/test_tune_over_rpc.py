@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,21 +17,26 @@ from mnv3c.tuning.journal import Journal
 from mnv3c.tuning.session import Session, Settings
 from tests.graphs import Builder
 from tests.tuning.devices import servers
-from tests.tuning.devices.candidates import QUICK, crashing, slower
+from tests.tuning.devices.candidates import QUICK, crashing
 from tests.tuning.devices.servers import device_server
+from tests.waiting import SECONDS
 
 pytestmark = pytest.mark.slow
 _CORE = targets.get("cortex-a76")
 _CRASHES, _ENDS = 3, 5  # places, among all candidates
 
 
-def turns(key: str) -> int:
-    """How long a candidate is made to take: kinds that lie far apart, by its code alone."""
-    return 20_000 * 4 ** (int(hashlib.sha256(key.encode()).hexdigest()[:4], 16) % 4)
+def cost(key: str) -> float:
+    """What a candidate that works is said to cost, by its code alone."""
+    return 1e-6 * (1000 + int(hashlib.sha256(key.encode()).hexdigest()[:4], 16))
 
 
 class Troubled:
-    """A device whose candidates have known costs, of which one crashes, and that loses its server once."""
+    """A device that runs all candidates, of which one crashes, and that loses its server once.
+
+    Those that worked get known costs: what an emulator on a busy machine measures is no ground to judge a
+    search by.
+    """
 
     unit = "s"
 
@@ -50,10 +54,7 @@ class Troubled:
 
     def measure(self, batch: Sequence[Candidate], progress: Progress | None = None) -> list[Measurement]:
         before = len(self.found)
-        changed = [
-            crashing(c) if before + i == _CRASHES else slower(c, c.key, turns(c.key))
-            for i, c in enumerate(batch)
-        ]
+        changed = [crashing(c) if before + i == _CRASHES else c for i, c in enumerate(batch)]
 
         def told(done: int, total: int) -> None:
             if before + done == _ENDS:
@@ -63,7 +64,9 @@ class Troubled:
 
         measured = self._device.measure(changed, told)
         for c, m in zip(batch, measured, strict=True):
-            self.found[c.key] = Measurement(c.key, m.status, m.cost, m.unit, detail=m.detail)
+            assert m.ok == (0 < m.cost < float("inf")) and m.unit == self.unit
+            known = cost(c.key) if m.ok else m.cost
+            self.found[c.key] = Measurement(c.key, m.status, known, m.unit, detail=m.detail)
         return [self.found[c.key] for c in batch]
 
     def close(self) -> None:
@@ -83,15 +86,14 @@ def test_a_search_ends_with_the_right_record(
         helpers: list[threading.Thread] = []
 
         def replace() -> None:
-            running[-1].end()
-            time.sleep(1.0)
             running.append(servers.emulated(server, tmp_path / "work", *options))
 
         def lose() -> None:
+            running[-1].end()
             helpers.append(threading.Thread(target=replace))
             helpers[-1].start()
 
-        remote = RpcDevice(f"tracker://127.0.0.1:{port}/board", _CORE, timing=QUICK)
+        remote = RpcDevice(f"tracker://127.0.0.1:{port}/board", _CORE, timing=QUICK, patience=SECONDS)
         try:
             remote.ping()
             device = Troubled(remote, lose)
@@ -114,10 +116,6 @@ def test_a_search_ends_with_the_right_record(
     record = next(r for r in outcome.records if r.op == layer.op)
     assert record.device.startswith("emulated device at tracker://127.0.0.1:")
     task = tasks.task(graph, layer, _CORE.name)
-    costs = {
-        task.candidate(s)[0].key: device.found[task.candidate(s)[0].key].cost
-        for s in outcome.ranked[layer.op]
-    }
-    best = task.candidate(record.schedule)[0].key
-    assert costs[best] == min(costs.values()) == record.cost
-    assert turns(best) == min(turns(k) for k, cost in costs.items() if cost < float("inf"))
+    keys = {task.candidate(s)[0].key for s in outcome.ranked[layer.op]}
+    assert len(keys) > 2 and all(device.found[k].ok for k in keys)
+    assert cost(task.candidate(record.schedule)[0].key) == min(map(cost, keys)) == record.cost

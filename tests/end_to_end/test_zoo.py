@@ -101,7 +101,7 @@ def test_size_is_the_papers(name: str, macs: float, parameters: float) -> None:
 
 @pytest.mark.slow
 def test_large_compiles_in_time(tmp_path: Path) -> None:
-    """Thirty seconds are promised on two cores: sixty of computing; counted so, a busy machine does not matter."""
+    """Thirty seconds are promised on two cores: sixty of computing, which no other program prolongs."""
     start = time.process_time()
     mnv3c.compile("mobilenet_v3_large", "arm64", tmp_path / "library", calibration=None)
     assert time.process_time() - start < 90

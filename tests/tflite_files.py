@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import flatbuffers
 import numpy as np
 import pytest
+from flatbuffers import flexbuffers
 
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 
@@ -60,6 +61,22 @@ class File:
                 setattr(o.builtinOptions, key, value)
         self.operators.append(o)
         return output
+
+    def custom(self, name, inputs, outputs, options: dict, version=1) -> None:
+        """A custom operator; its options become a flexbuffer."""
+        code = schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = OPERATORS.CUSTOM
+        code.customCode, code.version = name, version
+        self.codes.append(code)
+        builder = flexbuffers.Builder()
+        with builder.Map():
+            for key, value in options.items():
+                builder.Key(key)
+                {bool: builder.Bool, int: builder.Int, float: builder.Float}[type(value)](value)
+        o = schema.OperatorT()
+        o.opcodeIndex, o.inputs, o.outputs = len(self.codes) - 1, list(inputs), list(outputs)
+        o.customOptions = list(builder.Finish())
+        self.operators.append(o)
 
     def window(self, stride, padding, activation) -> dict:
         return {

@@ -67,7 +67,7 @@ def command(
     from mnv3c.evaluate.outputs import open_outputs
     from mnv3c.evaluate.subject import open_subject
     from mnv3c.images import load_image
-    from mnv3c.quant.detect import OUTPUTS
+    from mnv3c.ir.detection import OUTPUTS
 
     if path is not None and not emulate:
         raise Mnv3cError("is for --emulate", "--path")

@@ -45,6 +45,8 @@ class Requant:
 class QConv(Node):
     """int8 convolution: ``acc = bias + sum(weight * x)`` over the window, then ``requant``.
 
+    ``x`` is int16 with a zero point of 0 where the network is mixed (numerics.md, "16-bit tensors").
+
     The input's zero point is folded into ``bias``; a tap that falls on padding reads the input
     tensor's zero point (per channel where that is per channel). The output is int8 or int16, as
     the output tensor says.
@@ -82,10 +84,10 @@ class QConv(Node):
 
 @dataclass(frozen=True, eq=False)
 class QHardSwish(Node):
-    """h-swish of an int16 tensor to int8, before the only rounding (numerics.md, "h-swish").
+    """h-swish of an int16 tensor to int8 or int16, before the only rounding (numerics.md, "h-swish").
 
     ``g = sat16(x << shift)``, ``y = sat16(x + rdmulh16(x, g))``,
-    ``out = sat8(sat16(rdmulh16(y, multiplier[c]) + offset[c]))``.
+    ``out = sat8(sat16(rdmulh16(y, multiplier[c]) + offset[c]))``, without ``sat8`` where the output is int16.
     One unit of ``x`` is ``3 * 2**shift / 2**15``, one of ``y`` half of that.
 
     Attributes:
@@ -122,14 +124,16 @@ class QLut(Node):
 
 @dataclass(frozen=True)
 class QAdd(Node):
-    """Sum of two tensors of one shape to int8, rounded once (numerics.md, "Residual add").
+    """Sum of two tensors of one shape to int8 or int16, rounded once (numerics.md, "Residual add").
 
     An int16 operand is already in units of ``2**-fraction`` of the output's scale. An int8 operand
-    is first brought there: ``t = rdmulh16(x << 8, multipliers[i])``.
-    ``out = min(max(sat8_rounding_shift(sat16(sat16(a + b) + bias), fraction), low), high)``.
+    is first brought there: ``t = rdmulh16(x << 8, multipliers[i])``; so is an int16 one that has a
+    multiplier: ``t = rdmulh16(x, multipliers[i])``.
+    ``out = min(max(sat8_rounding_shift(sat16(sat16(a + b) + bias), fraction), low), high)``, without
+    ``sat8`` and the bounds where the output is int16.
 
     Attributes:
-        multipliers: Q15, one an operand; 0 for an int16 operand.
+        multipliers: Q15, one an operand; 0 for an int16 operand that is in the sum's units.
         fraction: 1 to 7.
         bias: int16, in the same units: the zero points; 0 where the convolution before took it.
     """
@@ -189,11 +193,12 @@ class QMultiply(Node):
 
 @dataclass(frozen=True, eq=False)
 class QGate(Node):
-    """Channel-wise product of an int8 tensor and an int16 gate (numerics.md, "SE gate").
+    """Channel-wise product of an int8 tensor and an int16 gate, int8 or int16 (numerics.md, "SE gate").
 
     ``inputs = (x, gate)``, gate is int16 ``(1, 1, C)`` in Q15.
     ``G[c] = rdmulh16(gate[c], factor[c])``,
-    ``out = min(max(sat16(rdmulh16((x - zero_point[c]) << shift, G[c]) + offset), low), high)``.
+    ``out = min(max(sat16(rdmulh16((x - zero_point[c]) << shift, G[c]) + offset), low), high)``, without
+    the bounds where the output is int16.
 
     Attributes:
         factor: int16 ``[C]`` or ``[1]``, Q15: ratio of input scale to output scale, over ``2**shift``.
@@ -212,7 +217,7 @@ class QGate(Node):
 
 @dataclass(frozen=True)
 class ChannelSum(Node):
-    """Exact sum over height and width: int8 ``(H, W, C)`` to int32 ``(1, 1, C)``."""
+    """Exact sum over height and width: int8 or int16 ``(H, W, C)`` to int32 ``(1, 1, C)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,23 +377,25 @@ class QDetect(Node):
 
     ``inputs`` are box codes of every map, then scores of every map in the same order. A map of ``(H, W)``
     pixels has ``H * W * A`` anchors: channels are ``A`` runs of 4 codes (y, x, height, width), and ``A``
-    runs of ``classes`` logits. ``outputs`` are boxes float32 ``(1, most, 4)`` (top, left, bottom, right as
-    shares of the image), scores float32 ``(1, most, 1)``, classes uint8 ``(1, most, 1)`` and their count
-    int32 ``(1, 1, 1)``, best first; what is behind the count is zero.
+    runs of ``classes`` logits, or scores. ``outputs`` are boxes float32 ``(1, most, 4)`` (top, left, bottom,
+    right as shares of the image), scores float32 ``(1, most, 1)``, classes uint8 ``(1, most, 1)`` and their
+    count int32 ``(1, 1, 1)``, best first; what is behind the count is zero.
 
     Attributes:
         anchors: int32 ``[N, 4]``: centre y, centre x, height, width, in units of ``2**-20``.
         box_scales: a map's ``(zero point, multiplier of y and x, multiplier of height and width)``; products
             with ``q - zero point`` have units of ``2**-30`` and ``2**-28``.
-        score_scales: a map's ``(zero point, multiplier)``, products in units of ``2**-27``.
-        classes: logits an anchor.
+        score_scales: a map's ``(zero point, multiplier)``; products have units of ``2**-27`` where they are
+            logits, of ``2**-31`` where they are scores.
+        classes: logits or scores an anchor.
         first_class: classes below are not looked at: 1 where class 0 is background.
-        least: the lowest logit that counts, in units of ``2**-11``.
+        least: the lowest logit that counts in units of ``2**-11``, or score in units of ``2**-15``.
         overlap: intersection over union from above which the worse box goes, in units of ``2**-15``.
         most: length of the outputs. most_a_class: boxes that a class can have.
         agnostic: an anchor stands for its best class alone, and boxes of different classes suppress each
             other; else each class is on its own.
-        sigmoid: scores of logits ``(i - 128) / 8``, ``i`` = 0 to 256, in Q15.
+        score_table: scores in Q15 of logits ``(i - 128) / 8``, ``i`` = 0 to 256; of what are scores
+            already, ``min(max(i - 128, 0) * 256, 32767)``.
         exponential: ``round(2**16 * 2**(i / 256))`` for i = 0 to 256.
     """
 
@@ -402,7 +409,7 @@ class QDetect(Node):
     most: int
     most_a_class: int
     agnostic: bool
-    sigmoid: tuple[int, ...]
+    score_table: tuple[int, ...]
     exponential: tuple[int, ...]
 
     @property

@@ -92,11 +92,21 @@ def _check_qconv(graph: Graph, node: q.QConv) -> None:
         _require(bool((node.weight > -128).all()), node.name, "weight of -128")
     _require(bool((np.abs(node.weight.astype(np.int32)) <= 255).all()), node.name, "weight beyond nine bits")
     _check_requant(node.name, node.requant, node.weight.shape[0])
-    worst = np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3)) * 128 + np.abs(
-        node.bias.astype(np.int64)
-    )
+    reach = _reach(graph, node, node.inputs[0])
+    weights = np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3))
+    worst = weights * reach + np.abs(node.bias.astype(np.int64))
     _require(bool((worst << node.requant.shift < 2**31).all()), node.name, "accumulator can overflow")
-    _require(graph.tensor(node.inputs[0]).dtype == "int8", node.name, "input must be int8")
+
+
+def _reach(graph: Graph, node: Node, name: str) -> int:
+    """The largest magnitude of an int8 tensor, or of an int16 one, whose zero point is 0."""
+    tensor = graph.tensor(name)
+    _require(tensor.dtype in ("int8", "int16"), node.name, f"{name} must be int8 or int16")
+    if tensor.dtype == "int8":
+        return 128
+    zero = tensor.quant is None or not any(tensor.quant.zero_point)
+    _require(zero, node.name, f"{name} has 16 bits and a zero point other than 0")
+    return 32768
 
 
 def _check_requant(place: str, r: q.Requant, channels: int) -> None:
@@ -158,6 +168,12 @@ def _same_shape(graph: Graph, node: Node) -> None:
     _shape(graph, node, graph.tensor(node.inputs[0]).shape)
 
 
+def _gate(graph: Graph, node: q.QGate) -> None:
+    dtype = graph.tensor(node.inputs[0]).dtype
+    _require(dtype == "int8", node.name, f"gated tensor is {dtype}, must be int8")
+    _gated(graph, node)
+
+
 def _gated(graph: Graph, node: Node) -> None:
     x, gate = (graph.tensor(i).shape for i in node.inputs)
     _require(gate in (x, (1, 1, x[2])), node.name, f"cannot multiply {x} by {gate}")
@@ -168,6 +184,13 @@ def _two_of_one_shape(graph: Graph, node: Node) -> None:
     a, b = (graph.tensor(i).shape for i in node.inputs)
     _require(a == b, node.name, f"cannot add {a} and {b}")
     _shape(graph, node, a)
+
+
+def _channel_sum(graph: Graph, node: q.ChannelSum) -> None:
+    height, width, _ = graph.tensor(node.inputs[0]).shape
+    worst = height * width * _reach(graph, node, node.inputs[0])
+    _require(worst < 2**31, node.name, "sum can overflow")
+    _pooled(graph, node)
 
 
 def _pooled(graph: Graph, node: Node) -> None:
@@ -212,8 +235,8 @@ _RULES: dict[type[Node], Callable[[Graph, Any], None]] = {
     q.QAdd: _two_of_one_shape,
     q.QAdd32: _add32,
     q.QMultiply: _multiply,
-    q.QGate: _gated,
-    q.ChannelSum: _pooled,
+    q.QGate: _gate,
+    q.ChannelSum: _channel_sum,
     q.Requantize: _requantized,
     q.QMean: _mean,
     q.QMaxPool: _window,

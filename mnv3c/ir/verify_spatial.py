@@ -146,7 +146,9 @@ def rules(require: Require) -> dict[type[Node], Callable[[Graph, Any], None]]:
         require(0 <= node.first_class < node.classes <= 256, node.name, f"{node.classes} classes")
         require(min(node.most, node.most_a_class) > 0, node.name, "no room for a box")
         require(0 <= node.overlap <= 1 << 15, node.name, f"overlap {node.overlap}")
-        require(len(node.sigmoid) == len(node.exponential) == 257, node.name, "tables of 257")
+        require(len(node.score_table) == len(node.exponential) == 257, node.name, "tables of 257")
+        rising = all(0 <= a <= b <= 32767 for a, b in pairwise(node.score_table))
+        require(rising, node.name, "scores must rise, in Q15")
         scales = [m for _, *ms in (*node.box_scales, *node.score_scales) for m in ms]
         require(all(0 <= m < 2**31 for m in scales), node.name, "multiplier outside of 31 bits")
         total = 0

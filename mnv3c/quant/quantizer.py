@@ -10,10 +10,10 @@ import numpy as np
 from mnv3c.errors import Mnv3cError
 from mnv3c.images import Normalization, graph_normalization, random_inputs
 from mnv3c.ir import float_ops as f
+from mnv3c.ir.detection import attach
 from mnv3c.ir.graph import Graph, Node
 from mnv3c.ir.verify import verify
 from mnv3c.quant import batched, door, spatial
-from mnv3c.quant.detect import attach
 from mnv3c.quant.groups import Group, group, residual_classes
 from mnv3c.quant.importance import importance
 from mnv3c.quant.lower import final_conv, lower
@@ -41,6 +41,7 @@ def quantize(
     options: Options | None = None,
     progress: Progress | None = None,
     seed: int = 0,
+    raised: frozenset[str] = frozenset(),
 ) -> Graph:
     """Quantise a float graph of one input.
 
@@ -57,6 +58,7 @@ def quantize(
         options: how to quantise; by default the best known for a network of this kind (``origin``).
         progress: called with a step's name, how many are done and how many there are.
         seed: of all sampling; the same seed gives the same bits.
+        raised: tensors to store in 16 bits, of those that ``mixed.candidates`` gives.
 
     Returns:
         A verified graph of primitives; ``meta`` adds ``quantization`` (facts and settings),
@@ -86,6 +88,7 @@ def quantize(
     door.lower_input(state, batch, name, input_dtype, normalization)
     state.wide = wide_tensors(state.source, output_dtype)
     groups = group(state.source, state.wide)
+    state.raised = raised
     if options.ranges == "mse" and calibration is not None:
         state.importance.update(importance(state.source, batch, np.random.default_rng((seed, 1))))
     if options.per_channel and options.residual_share:

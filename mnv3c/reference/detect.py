@@ -89,7 +89,7 @@ def _outputs(
     boxes = np.zeros((1, node.most, 4), np.float32)
     scores = np.zeros((1, node.most, 1), np.float32)
     classes = np.zeros((1, node.most, 1), np.uint8)
-    table = np.asarray(node.sigmoid, I64)
+    table = np.asarray(node.score_table, I64)
     for n, (score, anchor, kind) in enumerate(found):
         # Rounded to 24 bits by the conversion, then scaled by a power of two: no other rounding.
         boxes[0, n] = corners[anchor].astype(np.float32) * np.float32(2.0**-21)

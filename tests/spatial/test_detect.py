@@ -15,7 +15,7 @@ from mnv3c.codegen.write import write_folder
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Quant, Tensor
 from mnv3c.ir.verify import verify
-from mnv3c.quant.detect import Settings, attach, least_logit
+from mnv3c.ir.detection import Settings, attach, least_logit
 from mnv3c.reference import integer
 from tests.codegen import host
 from tests.graphs import random_inputs
@@ -193,4 +193,4 @@ def test_nothing_is_written_past_the_outputs(seed: int, tmp_path: Path) -> None:
 def test_least_logit() -> None:
     assert least_logit(0.5) == 0 and least_logit(0.75) == 2250
     node = random_detector(0).nodes[-1]
-    assert isinstance(node, q.QDetect) and node.sigmoid[128] == 16384
+    assert isinstance(node, q.QDetect) and node.score_table[128] == 16384

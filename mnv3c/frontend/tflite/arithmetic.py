@@ -79,6 +79,13 @@ def requantize(x: Affine, out: Affine) -> np.ndarray:
     return _finish(multiply(EVERY - x.zero_point, quantize_multiplier(x.scale / out.scale)), out, (-128, 127))
 
 
+def join(x: Affine, out: Affine) -> np.ndarray:
+    """An operand of ``CONCATENATION`` at the result's scale: in float32, halves away from zero."""
+    scale = np.float32(x.scale) * (np.float32(1.0) / np.float32(out.scale))
+    real = EVERY.astype(np.float32) * scale - np.float32(x.zero_point) * scale
+    return _finish(np.trunc(real + np.copysign(np.float32(0.5), real)).astype(np.int64), out, (-128, 127))
+
+
 def _multiplier16(real: float) -> tuple[int, int]:
     m, exponent = quantize_multiplier(real)
     return min((m + (1 << 15)) >> 16, 32767), exponent

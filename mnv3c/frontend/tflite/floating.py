@@ -18,6 +18,7 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.quantized.values import identifier
 from mnv3c.frontend.tflite import operators as ops
 from mnv3c.frontend.tflite import spatial
+from mnv3c.frontend.tflite.detection import describe, split
 from mnv3c.frontend.tflite.reader import Model, TensorInfo, read
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.count import count_classes
@@ -36,7 +37,7 @@ def load_float(path: Path | str, name: str | None = None) -> Graph:
     Raises:
         Mnv3cError: the file is damaged, quantised, or holds an operator that is not supported.
     """
-    model = read(path)
+    model, detection = split(read(path))
     importer = _Importer(model)
     for t in (model.tensors[i] for i in model.inputs):
         importer.require_float(t)
@@ -50,7 +51,8 @@ def load_float(path: Path | str, name: str | None = None) -> Graph:
         "input_layout": "NHWC",
         "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
     }
-    return importer.finish(name or identifier(re.sub(r"[^A-Za-z0-9]+", "_", PurePath(path).stem)), meta)
+    graph = importer.finish(name or identifier(re.sub(r"[^A-Za-z0-9]+", "_", PurePath(path).stem)), meta)
+    return graph if detection is None else describe(detection, graph)
 
 
 class _Importer:

@@ -20,8 +20,11 @@ from mnv3c.frontend.quantized.builder import Builder
 from mnv3c.frontend.quantized.values import Affine, Value
 from mnv3c.frontend.tflite import arithmetic, spatial
 from mnv3c.frontend.tflite import operators as ops
+from mnv3c.frontend.tflite.detection import Detection, Map, describe, split
 from mnv3c.frontend.tflite.reader import Model, TensorInfo
+from mnv3c.ir.detection import attach
 from mnv3c.ir.graph import Graph
+from mnv3c.ir.verify import InvalidGraph, verify
 
 _NARROW = ("uint8", "int8")
 
@@ -37,6 +40,7 @@ def import_quantized(model: Model, *, round_weights: bool = False, round_twice: 
     Raises:
         Mnv3cError: names the tensor or operator that is at fault or not supported.
     """
+    model, detection = split(model)
     importer = _Importer(
         model, round_weights, needs_built_in_kernels(model) if round_twice is None else round_twice
     )
@@ -45,7 +49,7 @@ def import_quantized(model: Model, *, round_weights: bool = False, round_twice: 
         op = ops.decode(model, info)
         importer.check_order(op)
         importer.rules[type(op)](op)
-    return importer.finish()
+    return importer.finish() if detection is None else importer.finish_detector(detection)
 
 
 def needs_built_in_kernels(model: Model) -> bool:
@@ -105,6 +109,33 @@ class _Importer:
             if index in self.after_softmax:
                 name = f"{t.name}_logits"
             self.builder.output(self.values[index], "float32" if index in self.floats else t.dtype, name)
+        return self.graph()
+
+    def finish_detector(self, detection: Detection) -> Graph:
+        """The head's maps as the detection reads them, and the detection behind them."""
+        for each in (*detection.boxes, *detection.scores):
+            self.builder.output(self.on_its_way(each, detection.place), "int8", f"{each.tensor.name}_map")
+        try:
+            return verify(attach(describe(detection, self.graph())))
+        except InvalidGraph as error:
+            raise Mnv3cError(str(error), detection.place) from None
+
+    def on_its_way(self, each: Map, place: str) -> Value:
+        """A map with every rounding that the model does between its head and the detection."""
+        x = self.value(each.tensor, place, floats=True)
+        for name, t in each.steps:
+            if t.dtype == "float32":
+                continue
+            out = self.affine(t)
+            if name == "LOGISTIC":
+                x = self.builder.table(x, arithmetic.logistic(x.affine, out), out, t.name)
+            elif x.affine != out:
+                rescale = arithmetic.join if name == "CONCATENATION" else arithmetic.requantize
+                x = self.builder.table(x, rescale(x.affine, out), out, t.name)
+        return x
+
+    def graph(self) -> Graph:
+        """All of it, verified."""
         source = PurePath(self.model.path)
         meta: dict[str, object] = {
             "source": "tflite",
@@ -312,6 +343,12 @@ class _Importer:
         parts, out = [self.value(t, op.place) for t in op.parts], self.affine(op.output)
         if np.isfinite(op.low) or np.isfinite(op.high):
             raise Mnv3cError("has a fused activation, which is not supported", op.place)
+        parts = [
+            x
+            if x.affine == out
+            else self.builder.table(x, arithmetic.join(x.affine, out), out, f"{x.name}_part")
+            for x in parts
+        ]
         self.values[op.output.index] = moves.concat(self.builder, parts, op.axis, out, op.output.name)
 
     def pad(self, op: spatial.Pad) -> None:

@@ -67,6 +67,7 @@ class OperatorInfo:
         inputs, outputs: indices of tensors; -1 for an optional input that is not there.
         options: field name to value, for the operators that ``_OPTIONS`` lists; ``None`` if the file
             has no options of the right kind for it.
+        custom: the bytes that a custom operator keeps its options in.
     """
 
     index: int
@@ -75,6 +76,7 @@ class OperatorInfo:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Mapping[str, int] | None
+    custom: bytes = b""
 
     @property
     def place(self) -> str:
@@ -297,6 +299,7 @@ def _operator(index: int, o: Any, codes: list[tuple[str, int]], tensors: int) ->
         inputs=_indices(o.InputsAsNumpy(), tensors, f"inputs of operator {index} ({name})", least=-1),
         outputs=_indices(o.OutputsAsNumpy(), tensors, f"outputs of operator {index} ({name})"),
         options=_options(name, o),
+        custom=_array(o.CustomOptionsAsNumpy()).astype(np.uint8).tobytes(),
     )
 
 

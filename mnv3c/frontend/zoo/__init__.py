@@ -74,7 +74,7 @@ def load(
 
 
 def _with_detection(graph: Graph, architecture: Architecture) -> Graph:
-    """A detector's graph with what its end needs in ``meta`` (``mnv3c.quant.detect``)."""
+    """A detector's graph with what its end needs in ``meta`` (``mnv3c.ir.detection``)."""
     if architecture.detector is None:
         return graph
     half = len(graph.outputs) // 2

@@ -168,7 +168,7 @@ def _detect(graph: Graph, node: q.QDetect, regions: Regions) -> Stage:
         constants={
             "anchors": (node.anchors, "table"),
             "exponential": (np.asarray(node.exponential, np.int32), "table"),
-            "sigmoid": (np.asarray(node.sigmoid, np.int16), "table"),
+            "score_table": (np.asarray(node.score_table, np.int16), "table"),
         },
         outputs=4,
         scratch=4 * words + (-(-first // 4) * 4 if node.agnostic else 0),

@@ -14,8 +14,9 @@ from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Quant, Tensor
 
 OUTPUTS = ("boxes", "scores", "classes", "count")
-SIGMOID = tuple(min(round(2**15 / (1.0 + math.exp(-(i - 128) / 8.0))), 32767) for i in range(257))
-EXPONENTIAL = tuple(round(2**16 * 2 ** (i / 256)) for i in range(257))
+_SIGMOID = tuple(min(round(2**15 / (1.0 + math.exp(-(i - 128) / 8.0))), 32767) for i in range(257))
+_PLAIN = tuple(min(max(i - 128, 0) * 256, 32767) for i in range(257))
+_EXPONENTIAL = tuple(round(2**16 * 2 ** (i / 256)) for i in range(257))
 _META = "detection"
 
 
@@ -26,10 +27,11 @@ class Settings:
     Attributes:
         scales: what codes of y, x, height and width are divided by (the first two are equal, and the last).
         first_class: 1 where class 0 is background.
-        score: the least score that counts, in (0, 1).
+        score: the least score that counts, below 1; everything counts where it is 0 or less.
         overlap: intersection over union from above which the worse of two boxes goes.
         most, most_a_class: boxes in all, and of one class.
         agnostic: boxes of different classes suppress each other.
+        logits: the maps hold logits, which a sigmoid makes scores; else they hold scores.
     """
 
     scales: tuple[float, float] = (10.0, 5.0)
@@ -39,13 +41,26 @@ class Settings:
     most: int = 100
     most_a_class: int = 100
     agnostic: bool = False
+    logits: bool = True
 
 
 def least_logit(score: float) -> int:
     """The lowest logit, in units of 2**-11, whose score is at least ``score``."""
-    if not 0 < score < 1:
-        raise Mnv3cError(f"a score of {score} is not between 0 and 1", "detection")
+    _check_score(score)
+    if score <= 0:
+        return -32768
     return int(np.clip(math.ceil(math.log(score / (1 - score)) * 2**11), -32768, 32767))
+
+
+def least_score(score: float) -> int:
+    """The lowest score, in units of 2**-15, that is at least ``score``."""
+    _check_score(score)
+    return max(math.ceil(score * 2**15), -32768)
+
+
+def _check_score(score: float) -> None:
+    if not score < 1:
+        raise Mnv3cError(f"a score of at least {score} is never reached", "detection")
 
 
 def detection_node(
@@ -55,7 +70,7 @@ def detection_node(
     anchors: np.ndarray,
     settings: Settings,
 ) -> q.QDetect:
-    """The node for maps of codes and of logits with one scale each.
+    """The node for maps of codes and of logits (or scores) with one scale each.
 
     Args:
         anchors: reals ``[N, 4]``, centre y and x, height and width as shares of the image, in the order of
@@ -87,16 +102,16 @@ def detection_node(
         outputs=OUTPUTS,
         anchors=np.rint(np.asarray(anchors, np.float64) * 2**20).astype(np.int32),
         box_scales=tuple(box_scales),
-        score_scales=tuple(multiplier(name, 2.0**-27) for name in scores),
+        score_scales=tuple(multiplier(name, 2.0**-27 if settings.logits else 2.0**-31) for name in scores),
         classes=graph.tensor(scores[0]).elements // max(per_pixel, 1),
         first_class=settings.first_class,
-        least=least_logit(settings.score),
+        least=least_logit(settings.score) if settings.logits else least_score(settings.score),
         overlap=round(settings.overlap * 2**15),
         most=settings.most,
         most_a_class=settings.most_a_class,
         agnostic=settings.agnostic,
-        sigmoid=SIGMOID,
-        exponential=EXPONENTIAL,
+        score_table=_SIGMOID if settings.logits else _PLAIN,
+        exponential=_EXPONENTIAL,
     )
 
 

@@ -1,0 +1,307 @@
+"""``TFLite_Detection_PostProcess``: imported files against LiteRT running them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mnv3c
+from mnv3c.errors import Mnv3cError
+from mnv3c.frontend import quantized, tflite
+from mnv3c.ir import int_ops as q
+from mnv3c.ir.graph import Graph
+from mnv3c.quant import quantize
+from mnv3c.reference import floating, integer
+from tests.paths.harness import check_graph
+from tests.tflite_files import NONE, SAME, File
+
+litert = pytest.importorskip("ai_edge_litert.interpreter")
+SIZES, EACH, CLASSES = ((8, 8), (4, 4)), (3, 2), 4
+OPTIONS = {
+    "max_detections": 10,
+    "max_classes_per_detection": 1,
+    "detections_per_class": 100,
+    "use_regular_nms": True,
+    "nms_score_threshold": 0.3,
+    "nms_iou_threshold": 0.5,
+    "num_classes": CLASSES,
+    "y_scale": 10.0,
+    "x_scale": 10.0,
+    "h_scale": 5.0,
+    "w_scale": 5.0,
+}
+
+
+def grid_anchors() -> np.ndarray:
+    """``[N, 4]``: centre y and x, height, width; sides of a third of the image and less."""
+    rows = []
+    for (height, width), each in zip(SIZES, EACH, strict=True):
+        for y in range(height):
+            for x in range(width):
+                for k in range(each):
+                    rows.append([(y + 0.5) / height, (x + 0.5) / width, 0.35 / (k + 1), 0.3])
+    return np.asarray(rows, np.float32)
+
+
+def detector(dtype: str, options: dict | None = None, *, seed: int = 0, background: bool = True) -> File:
+    """Two maps, each with a 1x1 convolution for boxes and one for scores, as converters write them."""
+    rng = np.random.default_rng(seed)
+    f = File()
+    real = dtype == "float32"
+    shift = 128 if dtype == "uint8" else 0
+    columns = CLASSES + int(background)
+
+    def value(shape, scale=1.0, zero_point=0):
+        return f.tensor(shape, dtype) if real else f.tensor(shape, dtype, scale, zero_point + shift)
+
+    def conv(x, shape, stride, spread):
+        weight_shape = (shape[3], stride, stride, 3)
+        if real:
+            weight = f.tensor(weight_shape, dtype, data=rng.normal(0, spread / stride, weight_shape))
+            bias = f.tensor((shape[3],), dtype, data=rng.normal(0, spread / 2, shape[3]))
+        else:
+            scale = np.float32(spread / stride / 50)
+            data = np.clip(rng.normal(0, 50, weight_shape), -127, 127).round() + shift
+            weight = f.tensor(weight_shape, dtype, scale, shift, data)
+            bias_scale = np.float32(f.tensors[x].quantization.scale[0]) * scale
+            data = rng.normal(0, spread / 2 / bias_scale, shape[3]).round()
+            bias = f.tensor((shape[3],), "int32", bias_scale, None, data)
+        out = value(shape, spread / 32, int(rng.integers(-10, 10)))
+        return f.operator(
+            "CONV_2D", (x, weight, bias), out, "Conv2DOptions", 1, **f.window(stride, SAME, NONE)
+        )
+
+    def joined(parts, scale, width):
+        flat = []
+        for part in parts:
+            t = f.tensors[part]
+            count = int(np.prod(t.shape)) // width
+            quantization = () if real else (t.quantization.scale[0], t.quantization.zeroPoint[0] - shift)
+            out = value((1, count, width), *quantization)
+            shape = f.tensor((3,), "int32", data=[1, count, width])
+            flat.append(
+                f.operator("RESHAPE", (part, shape), out, "ReshapeOptions", newShape=[1, count, width])
+            )
+        total = sum(f.tensors[t].shape[1] for t in flat)
+        # int8 converters give all operands one scale; uint8 ones need not.
+        if dtype == "int8":
+            for t in (*parts, *flat):
+                f.tensors[t].quantization.scale = np.asarray([scale], np.float32)
+                f.tensors[t].quantization.zeroPoint = np.asarray([3], np.int64)
+        out = value((1, total, width), scale, 3)
+        return f.operator(
+            "CONCATENATION", flat, out, "ConcatenationOptions", axis=1, fusedActivationFunction=NONE
+        )
+
+    x = value((1, 16, 16, 3), 1 / 64)
+    f.inputs = [x]
+    maps = [
+        [
+            conv(x, (1, *size, each * width), 16 // size[0], spread)
+            for size, each in zip(SIZES, EACH, strict=True)
+        ]
+        for width, spread in ((4, 1.5), (columns, 2.0))
+    ]
+    boxes, logits = joined(maps[0], 1.5 / 30, 4), joined(maps[1], 2 / 30, columns)
+    count = f.tensors[logits].shape[1]
+    scores = f.operator("LOGISTIC", (logits,), value((1, count, columns), 1 / 256, -128))
+    if dtype == "int8":
+        boxes, scores = (
+            f.operator("DEQUANTIZE", (t,), f.tensor(f.tensors[t].shape, "float32")) for t in (boxes, scores)
+        )
+    anchors = grid_anchors()
+    if dtype == "uint8":
+        anchors = np.rint(anchors * 200)
+        places = f.tensor(anchors.shape, dtype, 1 / 200, 0, anchors)
+    else:
+        places = f.tensor(anchors.shape, "float32", data=anchors)
+    options = OPTIONS | (options or {})
+    most = options["max_detections"]
+    f.outputs = [f.tensor(shape, "float32") for shape in ((1, most, 4), (1, most), (1, most), (1,))]
+    f.custom("TFLite_Detection_PostProcess", (boxes, scores, places), f.outputs, options)
+    return f
+
+
+def run_litert(data: bytes, x: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Boxes, classes, scores of those that were found."""
+    interpreter = litert.Interpreter(model_content=data)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x[None])
+    interpreter.invoke()
+    boxes, classes, scores, count = (
+        interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()
+    )
+    n = int(count[0])
+    return boxes[0, :n], classes[0, :n], scores[0, :n]
+
+
+def run_ours(graph: Graph, x: np.ndarray) -> tuple[np.ndarray, ...]:
+    got = integer.run(graph, {graph.inputs[0]: x})
+    n = int(got["count"].item())
+    return got["boxes"][0, :n], got["classes"][0, :n, 0], got["scores"][0, :n, 0]
+
+
+def random_input(dtype: str, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if dtype == "float32":
+        return rng.normal(0, 1, (16, 16, 3)).astype(np.float32)
+    info = np.iinfo(dtype)
+    return rng.integers(info.min, info.max + 1, (16, 16, 3)).astype(dtype)
+
+
+def save(file: File, folder: Path) -> str:
+    path = folder / "detector.tflite"
+    path.write_bytes(file.bytes())
+    return str(path)
+
+
+@pytest.mark.parametrize("regular", [True, False])
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_quantised_files_find_what_litert_finds(
+    dtype: str, background: bool, regular: bool, tmp_path: Path
+) -> None:
+    file = detector(dtype, {"use_regular_nms": regular}, background=background)
+    graph = quantized.load(save(file, tmp_path))
+    assert graph.outputs == ("boxes", "scores", "classes", "count")
+    seen = 0
+    for seed in range(8):
+        x = random_input(dtype, seed)
+        boxes, classes, scores = run_litert(file.bytes(), x)
+        got = run_ours(graph, x)
+        np.testing.assert_array_equal(got[2], scores)
+        np.testing.assert_array_equal(got[1], classes)
+        np.testing.assert_allclose(got[0], boxes, atol=1e-3)
+        seen += len(scores)
+    assert seen > 8
+
+
+def float_detections(graph: Graph, x: np.ndarray) -> list[tuple[float, int, np.ndarray]]:
+    """(score, class, box) by the formulas in float, from the float graph and what its meta asks for."""
+    wanted = graph.meta["detection"]
+    settings, values = wanted["settings"], floating.run(graph, {graph.inputs[0]: x})
+    codes = np.concatenate([values[n].reshape(-1, 4) for n in wanted["boxes"]])
+    anchors = np.asarray(wanted["anchors"])
+    scores = np.concatenate([values[n].ravel() for n in wanted["scores"]]).reshape(len(codes), -1)
+    scores = 1 / (1 + np.exp(-scores)) if settings["logits"] else scores
+    scores = scores[:, settings["first_class"] :]
+    centre = codes[:, :2] / settings["scales"][0] * anchors[:, 2:] + anchors[:, :2]
+    side = np.exp(codes[:, 2:] / settings["scales"][1]) * anchors[:, 2:]
+    corners = np.concatenate([centre - side / 2, centre + side / 2], axis=1)
+
+    def overlap(a: np.ndarray, b: np.ndarray) -> float:
+        inside = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0).prod()
+        return inside / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inside)
+
+    found: list[tuple[float, int, np.ndarray]] = []
+    for c in range(scores.shape[1]):
+        kept: list[int] = []
+        for i in np.argsort(-scores[:, c], kind="stable"):
+            if scores[i, c] >= settings["score"] and all(
+                overlap(corners[i], corners[j]) <= settings["overlap"] for j in kept
+            ):
+                kept.append(int(i))
+        found += [(float(scores[i, c]), c, corners[i]) for i in kept]
+    return sorted(found, key=lambda item: -item[0])[: settings["most"]]
+
+
+def test_a_float_file_means_what_litert_computes(tmp_path: Path) -> None:
+    file = detector("float32", {"nms_score_threshold": 0.6})
+    graph = tflite.load_float(save(file, tmp_path))
+    assert len(graph.outputs) == 4
+    for seed in range(4):
+        x = random_input("float32", seed)
+        boxes, classes, scores = run_litert(file.bytes(), x)
+        want = float_detections(graph, x)
+        assert len(want) == len(scores) > 0
+        np.testing.assert_allclose([s for s, _, _ in want], scores, atol=1e-5)
+        assert [c for _, c, _ in want] == classes.tolist()
+        np.testing.assert_allclose([b for _, _, b in want], boxes, atol=1e-5)
+
+
+def test_a_float_file_quantised_here(tmp_path: Path) -> None:
+    """The clearest box of every image is LiteRT's, in place and score."""
+    file = detector("float32", {"nms_score_threshold": 0.6})
+    graph = tflite.load_float(save(file, tmp_path))
+    batch = [random_input("float32", seed) for seed in range(8)]
+    integers = quantize(graph, batch, input_dtype="float32")
+    for x in batch:
+        boxes, classes, scores = run_litert(file.bytes(), x)
+        got = run_ours(integers, x)
+        assert scores[0] - got[2][0] < 0.02
+        near = np.abs(boxes - got[0][0]).max(axis=1).argmin()
+        np.testing.assert_allclose(got[0][0], boxes[near], atol=0.03)
+        assert got[1][0] == classes[near] and abs(got[2][0] - scores[near]) < 0.02
+
+
+def test_the_library_is_bit_equal(tmp_path: Path) -> None:
+    graph = quantized.load(save(detector("uint8"), tmp_path))
+    check_graph(graph, "ref", tmp_path / "net", kind="host", runs=3)
+
+
+def test_compiles_from_the_file(tmp_path: Path) -> None:
+    file = save(detector("int8"), tmp_path)
+    library = mnv3c.compile(file, "arm64", path="ref")
+    names = [o["name"] for o in library.manifest["outputs"]]
+    assert names == ["boxes", "scores", "classes", "count"]
+    graph = quantized.load(file)
+    (node,) = (n for n in graph.nodes if isinstance(n, q.QDetect))
+    assert (node.most, node.first_class, node.classes, node.agnostic) == (10, 1, CLASSES + 1, False)
+
+
+def _logistic_for_boxes(file: File) -> None:
+    custom = file.operators[-1]
+    t = file.tensors[custom.inputs[0]]
+    out = file.tensor(t.shape, "uint8", 1 / 256, 0)
+    file.operator("LOGISTIC", (custom.inputs[0],), out)
+    file.operators.insert(-1, file.operators.pop())
+    custom.inputs[0] = out
+
+
+def _computed_anchors(file: File) -> None:
+    file.operators[-1].inputs[2] = file.operators[-1].inputs[0]
+
+
+def _other_output(file: File) -> None:
+    file.outputs = [*file.outputs, file.operators[0].outputs[0]]
+
+
+def _no_options(file: File) -> None:
+    file.operators[-1].customOptions = []
+
+
+def _damaged_options(file: File) -> None:
+    file.operators[-1].customOptions = [255] * 20
+
+
+def _second(file: File) -> None:
+    file.operators.append(file.operators[-1])
+
+
+ERRORS = {
+    "several classes a box": {"use_regular_nms": False, "max_classes_per_detection": 2},
+    "has 5 scores an anchor for 9 classes": {"num_classes": 9},
+    "its option nms_iou_threshold is -1.0": {"nms_iou_threshold": -1.0},
+    "has scales 10, 9, 5, 5": {"x_scale": 9.0},
+    "its option max_detections is 0.0": {"max_detections": 0},
+    "has a LOGISTIC for boxes": _logistic_for_boxes,
+    "boxes, scores and anchors have shapes": _computed_anchors,
+    "is an output beside the detection's": _other_output,
+    "lacks its options": _no_options,
+    "has damaged options": _damaged_options,
+    "a second detection in one model": _second,
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_what_is_not_supported_is_named(message: str, tmp_path: Path) -> None:
+    change = ERRORS[message]
+    file = detector("uint8", change if isinstance(change, dict) else None)
+    if callable(change):
+        change(file)
+    with pytest.raises(Mnv3cError) as caught:
+        quantized.load(save(file, tmp_path))
+    assert message in caught.value.message and "\n" not in str(caught.value)
+    assert "detector.tflite" in caught.value.place

@@ -63,6 +63,14 @@ def _check_score(score: float) -> None:
         raise Mnv3cError(f"a score of at least {score} is never reached", "detection")
 
 
+def check_anchors(anchors: np.ndarray, place: str) -> None:
+    """Raise ``Mnv3cError`` unless the reals ``[N, 4]`` are finite, within four images and not too many."""
+    if not 0 < len(anchors) < 1 << 16:
+        raise Mnv3cError(f"{len(anchors)} anchors; up to 65535 are supported", place)
+    if not np.isfinite(anchors).all() or np.abs(anchors).max() >= 3.99 or anchors[:, 2:].min() < 0:
+        raise Mnv3cError("has an anchor outside of four images (coordinates are shares of the image)", place)
+
+
 def detection_node(
     graph: Graph,
     boxes: Sequence[str],

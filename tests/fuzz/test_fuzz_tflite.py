@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("ai_edge_litert.schema_py_generated")
 
+from tests.tflite_detectors import detector
 from tests.tflite_files import small_network
 
 PROCESSES = 2
@@ -68,7 +69,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 
 def write_files(folder: Path, first_seed: int) -> None:
-    seeds = [small_network("int8").bytes(), small_network("uint8").bytes()]
+    seeds = [small_network("int8").bytes(), small_network("uint8").bytes(), detector("uint8").bytes()]
     for seed in range(first_seed, first_seed + EACH):
         rng = random.Random(seed)
         (folder / f"{seed:05d}.tflite").write_bytes(mutate(rng.choice(seeds), rng))

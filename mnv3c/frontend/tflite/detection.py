@@ -19,7 +19,7 @@ from flatbuffers import flexbuffers
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.tflite.operators import constant
 from mnv3c.frontend.tflite.reader import Model, OperatorInfo, TensorInfo
-from mnv3c.ir.detection import Settings
+from mnv3c.ir.detection import Settings, check_anchors
 from mnv3c.ir.graph import Graph
 
 NAME = "CUSTOM TFLite_Detection_PostProcess"
@@ -146,13 +146,13 @@ def _anchor_count(codes: TensorInfo, scores: TensorInfo, anchors: TensorInfo, pl
 
 def _reals(t: TensorInfo, place: str) -> np.ndarray:
     """A constant's reals, float64."""
-    data = constant(t, "list of anchors", place).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a NaN that signals
+        data = constant(t, "list of anchors", place).astype(np.float64)
     if t.dtype != "float32":
         if t.dtype not in ("uint8", "int8") or len(t.scale) != 1:
             raise Mnv3cError(f"has anchors of {t.dtype}", place)
         data = (data - t.zero_point[0]) * t.scale[0]
-    if not np.isfinite(data).all():
-        raise Mnv3cError("has an anchor that is not finite", place)
+    check_anchors(data, place)
     return data
 
 
@@ -231,7 +231,7 @@ def _settings(options: Mapping[str, float], columns: int, place: str) -> Setting
             f"has scales {y:g}, {x:g}, {h:g}, {w:g}; equal ones for y and x, h and w are supported", place
         )
     classes = int(number("num_classes", 1, 256))
-    if columns - classes not in (0, 1):
+    if columns - classes not in (0, 1) or columns > 256:
         raise Mnv3cError(f"has {columns} scores an anchor for {classes} classes", place)
     most = int(number("max_detections", 1, 1 << 12))
     regular = bool(options.get("use_regular_nms", 0.0))

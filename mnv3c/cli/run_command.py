@@ -71,6 +71,9 @@ def command(
 
     if path is not None and not emulate:
         raise Mnv3cError("is for --emulate", "--path")
+    for file in images:  # before a float model is quantised
+        if not Path(file).is_file():
+            raise Mnv3cError("no such image", file)
     with output.progress() as progress, contextlib.ExitStack() as stack:
         network = open_subject(
             subject, calibration=calibration, quantize=True, normalize=mapping, progress=progress, **options

@@ -84,6 +84,8 @@ def load(
 def _load_file(
     path: Path, input_shape: tuple[int, ...] | None, name: str | None, observe: Observe | None
 ) -> Graph:
+    if path.is_dir():
+        raise Mnv3cError("is a folder; a model file or a name that `mnv3c zoo` lists is wanted", str(path))
     if not path.is_file():
         raise Mnv3cError("no such file", str(path))
     graph_name = name or _identifier(path.stem)

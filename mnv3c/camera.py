@@ -89,7 +89,10 @@ FORMATS = {
         _chroma_pairs("nv12", "uv"),
         _chroma_pairs("nv21", "vu"),
         Format(
-            "i420", (1, 1, 1), (Component(0, 0), Component(1, 0, True), Component(2, 0, True)), ("Y", "U", "V")
+            "i420",
+            (1, 1, 1),
+            (Component(0, 0), Component(1, 0, True), Component(2, 0, True)),
+            ("Y", "U", "V"),
         ),
     )
 }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mnv3c import __version__
+from mnv3c.codegen import camera as cameras
 from mnv3c.codegen.constants import ConstantPool, StoredConstant
 from mnv3c.codegen.memory import ARENA_ALIGN, MemoryPlan
 from mnv3c.codegen.program import Kernel, Program, Stage
@@ -58,12 +59,24 @@ class Emitted:
     layer_constants: Mapping[tuple[str, int], int]
 
 
-def emit(graph: Graph, paths: Sequence[LoweredPath], summary: str, notes: Sequence[str] = ()) -> Emitted:
+def emit(
+    graph: Graph,
+    paths: Sequence[LoweredPath],
+    summary: str,
+    notes: Sequence[str] = (),
+    camera: cameras.Camera | None = None,
+) -> Emitted:
     """Render a library; ``paths`` best first, the last one is what runs when no other can."""
     name = graph.name
     pool = ConstantPool(name)
     path_names = [p.program.path for p in paths]
-    common = {"name": name, "version": __version__, "summary": summary, "paths": path_names}
+    common = {
+        "name": name,
+        "version": __version__,
+        "summary": summary,
+        "paths": path_names,
+        "camera": cameras.values(graph, camera) if camera is not None else None,
+    }
     tensors = _public_tensors(graph)
     files: dict[str, str] = {}
     layer_constants: dict[tuple[str, int], int] = {}
@@ -90,6 +103,9 @@ def emit(graph: Graph, paths: Sequence[LoweredPath], summary: str, notes: Sequen
         "detect": len(paths) > 1,
     }
     sources = [f"{name}.c", f"{name}_weights.c", *(f"{name}_{p}.c" for p in path_names)]
+    if camera is not None:
+        sources.insert(1, f"{name}_camera.c")
+        files[f"{name}_camera.c"] = render("library/camera.c.j2", **values)
     files[f"{name}.h"] = render("library/header.h.j2", **values)
     files[f"{name}_internal.h"] = render("library/internal.h.j2", **values)
     files[f"{name}.c"] = render("library/main.c.j2", **values)
@@ -206,6 +222,7 @@ def _emit_path(
         prologue=program.prologue,
         kernels=_unique_kernels(program),
         stages=stages,
+        camera_table=lowered.memory.offset(program.columns) if program.columns else None,
         name_offsets=name_offsets[:-1],
         notes=[_comment(n) for n in program.notes],
     )
@@ -236,8 +253,10 @@ def _declarations(
             lines.append(f"uint8_t *const R_{region_name} = state->arena + {memory.offset(region_name)};")
         else:
             kind, i = region.external
-            const = "const " if kind == "input" else ""
-            lines.append(f"{const}uint8_t *const R_{region_name} = state->{kind}_{i};")
+            const, given = "const " if kind == "input" else "", f"state->{kind}_{i}"
+            if program.image and kind == "input" and not stage.pulls:
+                given = f"state->camera != 0 ? state->arena + {memory.offset(program.image)} : {given}"
+            lines.append(f"{const}uint8_t *const R_{region_name} = {given};")
     for constant, stored in constants.items():
         if constant not in words:
             continue

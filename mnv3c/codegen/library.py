@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mnv3c import __version__
+from mnv3c.codegen.camera import Camera, describe, with_camera
 from mnv3c.codegen.emit import Emitted, LoweredPath, emit
 from mnv3c.codegen.memory import plan_memory
 from mnv3c.codegen.printer import print_program
@@ -46,6 +47,7 @@ def build_library(
     settings: Mapping[str, object] | None = None,
     summary: str = "",
     notes: Sequence[str] = (),
+    camera: Camera | None = None,
     observe: Callable[[str, Graph], None] | None = None,
     observe_program: Callable[[str, str], None] | None = None,
 ) -> Library:
@@ -57,26 +59,31 @@ def build_library(
         paths: names, best first.
         float_graph: kept in the folder so that ``verify`` can report the error against it.
         settings: what the user chose; for the manifest.
+        camera: what the library can be given instead of the input.
         observe: sees the graph after each pass.
         observe_program: sees each path's name and its lowered program as text.
 
     Raises:
         Mnv3cError: a path is unknown or cannot compute a node.
     """
-    options = options or Options()
+    options = replace(options or Options(), camera=camera is not None)
     fused = run_passes(graph, observe)
     lowered = []
     for path in paths:
         program = registry.load(path).lower(fused, options)
+        if camera is not None:
+            program = with_camera(program, fused, camera)
         lowered.append(LoweredPath(program, plan_memory(program)))
         if observe_program is not None:
             observe_program(path, print_program(program, lowered[-1].memory))
-    emitted = emit(fused, lowered, summary or f"the network {graph.name}", notes)
+    emitted = emit(fused, lowered, summary or f"the network {graph.name}", notes, camera)
     files: dict[str, str | bytes] = dict(emitted.files)
     files["reference/integer.npz"] = serialize.dumps(graph)
     if float_graph is not None:
         files["reference/float.npz"] = serialize.dumps(float_graph)
     manifest = _manifest(fused, lowered, emitted, options, settings or {}, summary, notes)
+    if camera is not None:
+        manifest["camera"] = describe(camera)
     manifest["files"] = {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         for name, data in sorted((n, c if isinstance(c, bytes) else c.encode()) for n, c in files.items())

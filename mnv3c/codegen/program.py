@@ -87,6 +87,8 @@ class Stage:
         parts: into how many independent shares the work is split; the results are the same however
             many workers run them, in any order.
         schedule: node to the values of the knobs that shaped this stage, those at their default too.
+        pulls: whether the stage takes rows of the network's input from ``state->camera_row`` where
+            ``state->camera`` is set, and does not read the input then.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Stage:
     constants: tuple[Constant, ...] = ()
     parts: int = 1
     schedule: Mapping[str, Schedule] = field(default_factory=dict)
+    pulls: bool = False
 
     @property
     def whole(self) -> bool:
@@ -120,6 +123,8 @@ class Program:
             compiler flag of its own; empty for the baseline.
         prologue: C that precedes the kernels: types and small helpers of the path.
         notes: what people should know, a slow generic kernel for an odd layer say.
+        columns, image: regions of a camera's table of columns, and of the image it makes where a stage
+            cannot ask for rows; empty without (``codegen/camera.py``).
     """
 
     path: str
@@ -130,6 +135,8 @@ class Program:
     clang_target: str = ""
     prologue: str = ""
     notes: tuple[str, ...] = ()
+    columns: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,12 +148,14 @@ class Options:
         memory: ``small`` prefers a small arena, ``fast`` prefers few instructions.
         schedules: node to the schedule that it shall have; values are legal (``mnv3c.tuning.space``).
         tuned: nodes whose schedule tuning has found; for the manifest.
+        camera: stages that read the network's input row by row shall be able to take rows from a camera.
     """
 
     tuning: str = "generic"
     memory: str = "fast"
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     tuned: frozenset[str] = frozenset()
+    camera: bool = False
 
 
 class Path(Protocol):

@@ -113,7 +113,8 @@ def image(frame: Frame, height: int, width: int) -> np.ndarray:
     rows, columns = place(frame, height, width)
     values = [_resize(c, rows, columns) for c in _components(frame)]
     if FORMATS[frame.format].yuv:
-        values = _to_rgb(*values, frame.range)
+        y, u, v = values
+        values = _to_rgb(y, u, v, frame.range)
     bytes_ = np.clip((np.stack(values, axis=-1) + 32) >> 6, 0, 255).astype(np.uint8)
     result = np.empty((height, width, 3), np.uint8)
     result[:] = np.asarray(frame.pad, np.uint8)

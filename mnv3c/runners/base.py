@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from mnv3c import targets
+from mnv3c.camera import Frame
 from mnv3c.errors import CheckFailed, Mnv3cError
 from mnv3c.runners.library import Library
 
@@ -94,6 +95,14 @@ class Runner(Protocol):
             Mnv3cError: an input has another shape or dtype.
             RunFault: the library failed; says how, on which CPU and path.
         """
+        ...
+
+    def run_camera(self, frame: Frame) -> list[np.ndarray]:
+        """One inference of a camera's frame; raises as ``run``, also where the library has no such camera."""
+        ...
+
+    def camera_image(self, frame: Frame) -> np.ndarray:
+        """The network's input that the library makes of a frame; raises as ``run_camera``."""
         ...
 
     def close(self) -> None:

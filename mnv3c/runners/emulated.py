@@ -5,8 +5,10 @@ Unicorn's core is QEMU 5: it has the dot product, it lacks SMMLA (path ``i8mm`` 
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +17,19 @@ import unicorn
 from unicorn import arm64_const as arm
 
 from mnv3c import toolchain
+from mnv3c.camera import Frame
 from mnv3c.codegen.emit import PATH_IDS
 from mnv3c.errors import Mnv3cError
 from mnv3c.runners import elf
 from mnv3c.runners.base import ARENA_ALIGN, RunFault, cpu_for, junk
+from mnv3c.runners.frames import check_frame, pack_frame, readable
 from mnv3c.runners.library import Library
 
 _IMAGE = 0x4000_0000
 _RETURN = 0x1000_0000  # where a call returns to; nothing is executed there
 _STACK_TOP, _STACK_BYTES = 0x2000_0000, 1 << 18
 _EXEC = 0x2800_0000
+_FRAME = _EXEC + 2048
 _DATA = 0x10_0000_0000
 _GAP = 1 << 20  # unmapped, between any two regions
 _MODELS = {"a53": arm.UC_CPU_ARM64_A53, "a72": arm.UC_CPU_ARM64_A72, "max": arm.UC_CPU_ARM64_MAX}
@@ -92,6 +97,7 @@ class UnicornRunner:
             self._map(f"output {t.name}", t.bytes, 65 + i) for i, t in enumerate(library.outputs)
         ]
         self._arena = self._map("arena", library.arena_bytes, 0)
+        self._image_region: _Region | None = None
 
     def _build(self, cc: str | None) -> elf.Image:
         compiler = toolchain.find("aarch64", cc)
@@ -165,7 +171,54 @@ class UnicornRunner:
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """See ``Runner.run``."""
-        arrays = self.library.check_inputs(inputs)
+        return self._run(self.library.check_inputs(inputs), None)
+
+    def run_camera(self, frame: Frame) -> list[np.ndarray]:
+        """See ``Runner.run_camera``."""
+        with self._framed(frame) as at:
+            return self._run([], at)
+
+    def camera_image(self, frame: Frame) -> np.ndarray:
+        """See ``Runner.camera_image``."""
+        info = self.library.inputs[0]
+        if self._image_region is None:
+            self._image_region = self._map("camera image", info.bytes, 60)
+        r = self._image_region
+        at_end = self._runs % 2 == 0
+        at = r.place(np.dtype(info.dtype).itemsize, at_end)
+        before = [(x, junk(x.mapped, self._runs * 131 + i)) for i, x in enumerate((r, self._arena))]
+        for region, bytes_ in before:
+            self._engine.mem_write(region.address, bytes_.tobytes())
+        arena = self._arena.place(ARENA_ALIGN, at_end)
+        with self._framed(frame) as frame_at:
+            status = self.call(f"{self.library.name}_camera_image", frame_at, at, arena)
+        if status:
+            raise self._fault(f"{self.library.name}_camera_image returned {status}")
+        for (region, bytes_), start in zip(before, (at, arena), strict=True):
+            self._check_around(region, start, bytes_)
+        self._runs += 1
+        data = bytes(self._engine.mem_read(at, info.bytes))
+        return np.frombuffer(data, np.dtype(info.dtype)).reshape(info.shape).copy()
+
+    @contextlib.contextmanager
+    def _framed(self, frame: Frame) -> Iterator[int]:
+        """The frame in memory of its own, write-protected: the address of its struct."""
+        check_frame(self.library, frame)
+        addresses, regions = [], []
+        for i, plane in enumerate(readable(frame)):
+            region = self._map(f"input plane {i}", plane.size, 61 + i)
+            regions.append(region)
+            addresses.append(region.place(1, self._runs % 2 == 0))
+            self._engine.mem_write(addresses[-1], plane.tobytes())
+        self._engine.mem_write(_FRAME, pack_frame(frame, addresses))
+        try:
+            yield _FRAME
+        finally:
+            for region in regions:
+                self._engine.mem_unmap(region.address, region.mapped)
+
+    def _run(self, arrays: list[np.ndarray], frame_at: int | None) -> list[np.ndarray]:
+        """Of input arrays, or of the frame at that address."""
         at_end = self._runs % 2 == 0
         before: dict[str, np.ndarray] = {}
         at: dict[str, int] = {}
@@ -173,17 +226,17 @@ class UnicornRunner:
             before[r.what] = junk(r.mapped, self._runs * 131 + i)
             at[r.what] = r.place(self._align(r), at_end)
             self._engine.mem_write(r.address, before[r.what].tobytes())
-        for r, array in zip(self._inputs, arrays, strict=True):
+        for r, array in zip(self._inputs, arrays, strict=False):
             self._engine.mem_write(at[r.what], array.tobytes())
         self._write_exec([at[r.what] for r in self._inputs], [at[r.what] for r in self._outputs])
         multiple = len(self.library.paths) > 1 or self.parallel
         outputs_at = _EXEC + 8 * len(self._inputs)
         exec_at = outputs_at + 8 * len(self._outputs)
-        status = self.call(
-            f"{self.library.name}_run", _EXEC, outputs_at, at["arena"], exec_at if multiple else 0
-        )
+        symbol = f"{self.library.name}_run" if frame_at is None else f"{self.library.name}_run_camera"
+        given = _EXEC if frame_at is None else frame_at
+        status = self.call(symbol, given, outputs_at, at["arena"], exec_at if multiple else 0)
         if status:
-            raise self._fault(f"{self.library.name}_run returned {status}")
+            raise self._fault(f"{symbol} returned {status}")
         results = []
         for r, t in zip(self._outputs, self.library.outputs, strict=True):
             data = bytes(self._engine.mem_read(at[r.what], r.bytes))

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from mnv3c import toolchain
+from mnv3c.camera import Frame
 from mnv3c.codegen.emit import PATH_IDS
 from mnv3c.errors import Mnv3cError
 from mnv3c.runners.base import ARENA_ALIGN, RunFault, junk
+from mnv3c.runners.frames import check_frame, pack_frame, readable
 from mnv3c.runners.library import Library
 
 _GUARD = 256  # bytes of junk on both sides of a buffer, checked after each run
@@ -36,6 +38,12 @@ _PARALLEL_FOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, _SHARE, 
 def _reversed(ctx: int, n: int, share: ctypes._FuncPointer, arg: int) -> None:
     for i in range(n - 1, -1, -1):
         share(arg, i)
+
+
+def _frame(frame: Frame) -> tuple[ctypes.Array[ctypes.c_char], list[np.ndarray]]:
+    """The struct, and the planes that it points to, which have to be kept."""
+    planes = [np.ascontiguousarray(p) for p in readable(frame)]
+    return ctypes.create_string_buffer(pack_frame(frame, [p.ctypes.data for p in planes])), planes
 
 
 class _Buffer:
@@ -86,9 +94,16 @@ class HostRunner:
         self._folder = tempfile.TemporaryDirectory(prefix="mnv3c-")
         output = Path(self._folder.name, f"{library.name}.so")
         toolchain.build_shared(toolchain.find("host", cc), sources, output)
-        self._function = getattr(ctypes.CDLL(str(output)), f"{library.name}_run")
+        loaded = ctypes.CDLL(str(output))
+        self._function = getattr(loaded, f"{library.name}_run")
         self._function.argtypes = [ctypes.c_void_p] * 4
         self._function.restype = ctypes.c_int
+        self._camera = self._camera_image = None
+        if "camera" in library.manifest:
+            self._camera = getattr(loaded, f"{library.name}_run_camera")
+            self._camera.argtypes, self._camera.restype = [ctypes.c_void_p] * 4, ctypes.c_int
+            self._camera_image = getattr(loaded, f"{library.name}_camera_image")
+            self._camera_image.argtypes, self._camera_image.restype = [ctypes.c_void_p] * 3, ctypes.c_int
         self.parallel = parallel
         self._allocate()
 
@@ -107,16 +122,43 @@ class HostRunner:
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """See ``Runner.run``."""
-        arrays = self.library.check_inputs(inputs)
+        return self._run(self.library.check_inputs(inputs), None)
+
+    def run_camera(self, frame: Frame) -> list[np.ndarray]:
+        """See ``Runner.run_camera``."""
+        check_frame(self.library, frame)
+        return self._run([], frame)
+
+    def camera_image(self, frame: Frame) -> np.ndarray:
+        """See ``Runner.camera_image``."""
+        check_frame(self.library, frame)
+        assert self._camera_image is not None
+        info = self.library.inputs[0]
+        image = np.empty(info.shape, info.dtype)
+        self._arena.prepare(self._runs * 131)
+        self._runs += 1
+        struct, _planes = _frame(frame)
+        status = self._camera_image(ctypes.addressof(struct), image.ctypes.data, self._arena.address)
+        if status:
+            raise RunFault(f"path {self.path} on {self.where}: {self.library.name}_camera_image: {status}")
+        return image
+
+    def _run(self, arrays: list[np.ndarray], frame: Frame | None) -> list[np.ndarray]:
         every = [*self._inputs, *self._outputs, self._arena]
         for i, buffer in enumerate(every):
             buffer.prepare(self._runs * 131 + i)
-        for buffer, array in zip(self._inputs, arrays, strict=True):
+        for buffer, array in zip(self._inputs, arrays, strict=False):
             buffer.data[:] = np.frombuffer(array.tobytes(), np.uint8)
         sources = (ctypes.c_void_p * len(self._inputs))(*(b.address for b in self._inputs))
         sinks = (ctypes.c_void_p * len(self._outputs))(*(b.address for b in self._outputs))
         self._exec.parallel_for = ctypes.cast(_reversed, ctypes.c_void_p) if self.parallel else None
-        status = self._function(sources, sinks, self._arena.address, ctypes.byref(self._exec))
+        function, given, planes = self._function, ctypes.addressof(sources), None
+        if frame is not None:
+            assert self._camera is not None
+            struct, planes = _frame(frame)
+            function, given = self._camera, ctypes.addressof(struct)
+        status = function(given, sinks, self._arena.address, ctypes.byref(self._exec))
+        del planes
         self._runs += 1
         if status:
             raise RunFault(f"path {self.path} on {self.where}: {self.library.name}_run returned {status}")

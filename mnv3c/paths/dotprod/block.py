@@ -21,6 +21,7 @@ from mnv3c.codegen.program import Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.paths.common.shares import for_shares, slice_bytes
+from mnv3c.paths.common.wide import in_16_bits
 from mnv3c.paths.dotprod.builder import DENSE, Builder, shape_text, template_kernel, unique
 from mnv3c.paths.dotprod.layout import TILE, grid, quads
 from mnv3c.paths.dotprod.links import Members, Parts, Place, blocks_for, make_link, window_for
@@ -44,7 +45,8 @@ def as_fused(node: object) -> q.FusedConv | None:
 def sole_reader(builder: Builder, tensor: str) -> q.FusedConv | None:
     """The convolution that alone reads ``tensor``."""
     graph = builder.graph
-    return as_fused(graph.sole_consumer(tensor, q.FusedConv) or graph.sole_consumer(tensor, q.QConv))
+    reader = graph.sole_consumer(tensor, q.FusedConv) or graph.sole_consumer(tensor, q.QConv)
+    return None if reader is None or in_16_bits(graph, reader) else as_fused(reader)
 
 
 def can_expand(builder: Builder, node: q.FusedConv) -> bool:
@@ -162,6 +164,7 @@ def lower_depthwise(builder: Builder, m: Members) -> None:
             in_place=((collected.reads[0], target),) if link.in_place and link.shares.parts == 1 else (),
             kernels=unique(collected.kernels),
             constants=tuple(c for c in collected.constants if c.name in words),
+            pulls=collected.pulls,
         )
     )
     if shared_sums is not None:

@@ -75,8 +75,10 @@ class Builder:
         instructions: Instructions,
         schedules: Mapping[str, Schedule] | None = None,
         memory: str = "fast",
+        camera: bool = False,
     ) -> None:
         self.graph = graph
+        self.camera = camera
         self.small = memory == "small"
         # Shares of stages in which each needs windows of its own, or must not overwrite another one's input.
         self.window_shares = 1 if self.small else MOST

@@ -114,6 +114,7 @@ class Parts:
     constants: list[Constant] = field(default_factory=list)
     scratch: list[Region] = field(default_factory=list)
     reads: list[str] = field(default_factory=list)
+    pulls: bool = False
 
     def need(self, builder: Builder, tensor: str, form: Form) -> str:
         """The region of a tensor that the stage reads."""
@@ -313,6 +314,7 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
     x_at = None
     if stem is not None:
         collected.kernels += stem.kernels
+        collected.pulls = stem.pulls
         collected.constants.append(stem.padding)
         values["stem"] = {
             **stem.values,

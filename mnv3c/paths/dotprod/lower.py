@@ -6,6 +6,7 @@ from mnv3c.codegen.program import Options, Program
 from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node
+from mnv3c.paths.common.wide import REASON, in_16_bits
 from mnv3c.paths.dotprod.block import (
     as_fused,
     can_depthwise,
@@ -26,7 +27,7 @@ from mnv3c.paths.dotprod.stem import can_stem, lower_stem
 def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> Program:
     """Stages in the order of the nodes; what exists only inside a stage waits for that stage's last node."""
     graph = separate_tables(graph)
-    builder = Builder(graph, instructions, options.schedules, options.memory)
+    builder = Builder(graph, instructions, options.schedules, options.memory, options.camera)
     waiting: dict[str, q.FusedConv] = {}
     stems: dict[str, q.FusedConv] = {}
     links: dict[str, Members] = {}
@@ -35,6 +36,9 @@ def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> P
     for node in graph.nodes:
         if isinstance(node, q.FlipSign) and _flips_for_stem(builder, node):
             flips[node.output] = node
+            continue
+        if in_16_bits(graph, node):
+            builder.fall_back(node, REASON)
             continue
         conv = as_fused(node)
         if node.name in done:

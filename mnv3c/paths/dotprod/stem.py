@@ -11,7 +11,7 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
 from mnv3c.paths.common.shares import for_shares, own, split
-from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel
+from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import ROW, TILE, grid, quads
 from mnv3c.paths.dotprod.pointwise import call
@@ -87,6 +87,8 @@ class StemRows:
     Attributes:
         in_quads: tiles of a block of windows.
         windows_bytes, ring_bytes: memory that it needs.
+        input_row: C that brings in a row of the image.
+        pulls: whether that can come from a camera.
     """
 
     node: q.FusedConv
@@ -97,11 +99,13 @@ class StemRows:
     ring_bytes: int
     values: dict[str, object]
     padding: Constant
+    input_row: str
+    pulls: bool
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         """What the templates call."""
-        return template_kernel("input_row"), self.gather
+        return Kernel("input_row_dotprod", self.input_row), self.gather
 
 
 def stem_rows(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> StemRows:
@@ -122,10 +126,12 @@ def stem_rows(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> S
     in_quads = len(_places(kh * kw * channels, octets))
     zero_point = np.broadcast_to(np.asarray(x.quant.zero_point if x.quant else (0,), np.int8), x.shape[2:])
     widest = (columns * 4 * conv.stride[1] + (kw - 1) * conv.dilation[1]) * channels + 64
+    image = graph.tensor(flip.inputs[0]) if flip else x
+    pulls = builder.camera and image.name in graph.inputs
     pitch = -(-max(widest, (conv.pad[1] + x.shape[1]) * channels + 64) // (16 * channels)) * 16 * channels
     return StemRows(
         node=node,
-        image=graph.tensor(flip.inputs[0]) if flip else x,
+        image=image,
         gather=gather,
         in_quads=in_quads,
         windows_bytes=(columns * in_quads + 1) * TILE,
@@ -142,8 +148,11 @@ def stem_rows(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> S
             "pitch": pitch,
             "flip": -128 if flip else 0,
             "columns": columns,
+            "pulls": pulls,
         },
         padding=Constant(f"padding_{label}", zero_point.copy(), "table"),
+        input_row=render("kernels/dotprod/input_row.c.j2", pulls=pulls),
+        pulls=pulls,
     )
 
 
@@ -211,6 +220,7 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
             parts=shares.parts,
             kernels=(*made.kernels, multiply.kernel),
             constants=(*constants(label, arrays), made.padding),
+            pulls=made.pulls,
         )
     )
     return True

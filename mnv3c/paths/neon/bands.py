@@ -72,6 +72,17 @@ def scratch_bytes(context: Context, steps: Sequence[Step]) -> int:
     return _Emitter(context, steps, None).share_bytes
 
 
+def pulls(context: Context, steps: Sequence[Step], door: Node | None) -> bool:
+    """Whether bands of ``steps`` take rows of the network's image from a camera: bytes alone."""
+    source = door.inputs[0] if door is not None else steps[0].node.inputs[0]
+    return (
+        context.options.camera
+        and steps[0].windowed
+        and source in context.graph.inputs
+        and context.tensor(source).dtype in ("int8", "uint8")
+    )
+
+
 def lower_bands(context: Context, steps: Sequence[Step], shares: Shares, door: Node | None) -> Pipeline:
     """One stage for ``steps``, whose last one's rows are cut into ``shares``.
 
@@ -173,10 +184,22 @@ class _Emitter:
         if index:
             return self._row(index - 1, row, to)
         x = self.steps[0].x
+        count = x.shape[1] * x.shape[2]
+        given, turned = [f"memcpy({to}, {self.context.row(x.name, row)}, {count});"], []
         if self.door is not None and self.door_node is not None:
-            region, count = self.context.regions[self.door_node.inputs[0]], x.shape[1] * x.shape[2]
-            return [self.door.call(f"R_{region}", f"{row} * {count}", to, str(count))]
-        return [f"memcpy({to}, {self.context.row(x.name, row)}, {x.shape[1] * x.shape[2]});"]
+            region = self.context.regions[self.door_node.inputs[0]]
+            given = [self.door.call(f"R_{region}", f"{row} * {count}", to, str(count))]
+            turned = [self.door.call(f"(uint8_t *)({to})", "0", to, str(count))]
+        if not pulls(self.context, self.steps, self.door_node):
+            return given
+        return [
+            "if (state->camera != 0) {",
+            f"  state->camera_row(state->camera, {row}, {to});",
+            *(f"  {line}" for line in turned),
+            "} else {",
+            *(f"  {line}" for line in given),
+            "}",
+        ]
 
     def _window(self, lowered: Lowered, index: int, row: str, to: str) -> list[str]:
         step = lowered.step

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mnv3c.codegen.program import Stage
 from mnv3c.ir.graph import Node
-from mnv3c.paths.neon.bands import Pipeline, held_residual, lower_bands, scratch_bytes
+from mnv3c.paths.neon.bands import Pipeline, held_residual, lower_bands, pulls, scratch_bytes
 from mnv3c.paths.neon.context import Context, shape_text
 from mnv3c.paths.neon.elementwise import door_of
 from mnv3c.paths.neon.pack import BLOCK
@@ -229,6 +229,7 @@ def _stage(context: Context, chain: Chain, pipeline: Pipeline, shares: Shares) -
         kernels=pipeline.kernels,
         constants=pipeline.constants,
         parts=shares.parts,
+        pulls=not chain.sliced and pulls(context, chain.steps, chain.door),
     )
 
 

@@ -35,34 +35,40 @@ static int misaligned(const void *pointer, uintptr_t align) {
   return ((uintptr_t)pointer & (align - 1)) != 0;
 }
 
-int doors_run(const doors_inputs *inputs, const doors_outputs *outputs, void *arena,
-              const doors_exec *exec) {
-  doors_state state;
-  int32_t path = DOORS_PATH_AUTO;
-  if (inputs == 0 || outputs == 0 || arena == 0 || inputs->input0 == 0 || inputs->input1 == 0 || outputs->dequantize11_out == 0 || outputs->pool7_out == 0 || outputs->swish13_out == 0) {
-    return DOORS_ERROR_NULL;
-  }
-  if (misaligned(arena, DOORS_ARENA_ALIGN) || misaligned(inputs->input1, 4) || misaligned(outputs->dequantize11_out, 4)) {
+/* Picks the path and runs it. */
+static int run(doors_state *state, const doors_outputs *outputs, void *arena, const doors_exec *exec) {
+  int32_t path = exec != 0 ? exec->path : DOORS_PATH_AUTO;
+  if (misaligned(arena, DOORS_ARENA_ALIGN) || misaligned(outputs->dequantize11_out, 4)) {
     return DOORS_ERROR_MISALIGNED;
-  }
-  if (exec != 0) {
-    path = exec->path;
   }
   if (path == DOORS_PATH_AUTO) {
     path = doors_best_path();
   } else if (!can_run(path)) {
     return DOORS_ERROR_PATH;
   }
-  state.input_0 = (const uint8_t *)inputs->input0;
-  state.input_1 = (const uint8_t *)inputs->input1;
-  state.output_0 = (uint8_t *)outputs->dequantize11_out;
-  state.output_1 = (uint8_t *)outputs->pool7_out;
-  state.output_2 = (uint8_t *)outputs->swish13_out;
-  state.arena = (uint8_t *)arena;
+  state->output_0 = (uint8_t *)outputs->dequantize11_out;
+  state->output_1 = (uint8_t *)outputs->pool7_out;
+  state->output_2 = (uint8_t *)outputs->swish13_out;
+  state->arena = (uint8_t *)arena;
   switch (path) {
     default:
-      doors_run_ref(&state, exec);
+      doors_run_ref(state, exec);
       break;
   }
   return DOORS_OK;
 }
+
+int doors_run(const doors_inputs *inputs, const doors_outputs *outputs, void *arena,
+              const doors_exec *exec) {
+  doors_state state;
+  if (inputs == 0 || outputs == 0 || arena == 0 || inputs->input0 == 0 || inputs->input1 == 0 || outputs->dequantize11_out == 0 || outputs->pool7_out == 0 || outputs->swish13_out == 0) {
+    return DOORS_ERROR_NULL;
+  }
+  state.input_0 = (const uint8_t *)inputs->input0;
+  if (misaligned(inputs->input1, 4)) {
+    return DOORS_ERROR_MISALIGNED;
+  }
+  state.input_1 = (const uint8_t *)inputs->input1;
+  return run(&state, outputs, arena, exec);
+}
+

@@ -35,31 +35,34 @@ static int misaligned(const void *pointer, uintptr_t align) {
   return ((uintptr_t)pointer & (align - 1)) != 0;
 }
 
-int net_run(const net_inputs *inputs, const net_outputs *outputs, void *arena,
-            const net_exec *exec) {
-  net_state state;
-  int32_t path = NET_PATH_AUTO;
-  if (inputs == 0 || outputs == 0 || arena == 0 || inputs->input == 0 || outputs->output == 0) {
-    return NET_ERROR_NULL;
-  }
+/* Picks the path and runs it. */
+static int run(net_state *state, const net_outputs *outputs, void *arena, const net_exec *exec) {
+  int32_t path = exec != 0 ? exec->path : NET_PATH_AUTO;
   if (misaligned(arena, NET_ARENA_ALIGN) || misaligned(outputs->output, 2)) {
     return NET_ERROR_MISALIGNED;
-  }
-  if (exec != 0) {
-    path = exec->path;
   }
   if (path == NET_PATH_AUTO) {
     path = net_best_path();
   } else if (!can_run(path)) {
     return NET_ERROR_PATH;
   }
-  state.input_0 = (const uint8_t *)inputs->input;
-  state.output_0 = (uint8_t *)outputs->output;
-  state.arena = (uint8_t *)arena;
+  state->output_0 = (uint8_t *)outputs->output;
+  state->arena = (uint8_t *)arena;
   switch (path) {
     default:
-      net_run_ref(&state, exec);
+      net_run_ref(state, exec);
       break;
   }
   return NET_OK;
 }
+
+int net_run(const net_inputs *inputs, const net_outputs *outputs, void *arena,
+            const net_exec *exec) {
+  net_state state;
+  if (inputs == 0 || outputs == 0 || arena == 0 || inputs->input == 0 || outputs->output == 0) {
+    return NET_ERROR_NULL;
+  }
+  state.input_0 = (const uint8_t *)inputs->input;
+  return run(&state, outputs, arena, exec);
+}
+

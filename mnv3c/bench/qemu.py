@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import re
 import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,39 @@ class Counted:
     segments: list[Segment]
 
 
+class Stop:
+    """Ends emulators from another thread: those that run, and those that would begin afterwards.
+
+    Attributes:
+        asked: whether it was done.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self.asked = False
+
+    def now(self) -> None:
+        """End them."""
+        with self._lock:
+            self.asked = True
+            for process in self._running:
+                process.kill()
+
+    @contextlib.contextmanager
+    def watch(self, process: subprocess.Popen[str]) -> Iterator[None]:
+        """Inside, the process can be stopped."""
+        with self._lock:
+            self._running.add(process)
+            if self.asked:
+                process.kill()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+
 def count(
     executable: Path,
     cpu: str,
@@ -79,6 +113,7 @@ def count_some(
     l2: tuple[int, int] = (256 << 10, 8),
     emulator: str = "qemu-aarch64",
     seconds: float = _TIMEOUT,
+    stop: Stop | None = None,
 ) -> Counted:
     """Run a program that may crash.
 
@@ -89,6 +124,7 @@ def count_some(
         l1, l2: bytes and ways of the data caches, lines of 64 bytes.
         emulator: ``qemu-arm`` for a 32-bit program.
         seconds: that it may take, by the clock.
+        stop: ends it before; it then was killed.
 
     Raises:
         Mnv3cError: qemu or a compiler for the plugin is missing, or qemu cannot load it; the time is up.
@@ -103,22 +139,33 @@ def count_some(
             api = _api.get(emulator, 1)
             plugin = f"{_plugin(api)},out={output},{options}"
             argv = [qemu, "-cpu", cpu, "-plugin", plugin, str(executable), *arguments]
-            try:
-                done = subprocess.run(
-                    argv, capture_output=True, text=True, errors="replace", timeout=seconds, check=False
-                )
-            except subprocess.TimeoutExpired:
-                raise Mnv3cError(f"took more than {seconds:g} s", emulator) from None
-            wanted = re.search(r"requires API version.*?(\d+)\D*$", done.stderr.strip().replace("\n", " "))
+            code, errors = _run(argv, emulator, seconds, stop or Stop())
+            wanted = re.search(r"requires API version.*?(\d+)\D*$", errors.strip().replace("\n", " "))
             if not wanted or int(wanted[1]) == api:
                 break
             # qemu names the version that it has: what the plugin uses is the same in all of them.
             _api[emulator] = int(wanted[1])
-        message = (done.stderr.strip().splitlines() or [""])[-1]
+        message = (errors.strip().splitlines() or [""])[-1]
         if not output.is_file():
-            return Counted(done.returncode, message, [])
+            return Counted(code, message, [])
         with output.open() as file:
-            return Counted(done.returncode, message, parse(file))
+            return Counted(code, message, parse(file))
+
+
+def _run(argv: Sequence[str], emulator: str, seconds: float, stop: Stop) -> tuple[int, str]:
+    """Exit code and standard error."""
+    process = subprocess.Popen(
+        argv, text=True, errors="replace", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    with process, stop.watch(process):
+        try:
+            errors = process.communicate(timeout=seconds)[1]
+        except BaseException as error:
+            process.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise Mnv3cError(f"took more than {seconds:g} s", emulator) from None
+            raise
+    return process.returncode, errors
 
 
 # Emulator to the version of qemu's interface that it has, once known.

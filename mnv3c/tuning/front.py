@@ -110,24 +110,35 @@ def tune(
 
     Raises:
         Mnv3cError: bad use; no compiler, emulator or device; a file that cannot be read or written.
+        KeyboardInterrupt: while the simulated core prepared the search on a real device, which then measured
+            nothing. What was measured is in the journal. Any other interrupt ends the search early.
     """
     core = targets.get(target)
     chosen = tuned_path(core, path)
     into = file or Path(f"{core.name}.json")
     known = records.load(into, core) if into.is_file() else Records(core.name)
     compiler = compiler_name(cc)
+    if device != SIMULATED:  # a device that cannot be reached is told before the long search, not after it
+        open_device(device, core, cc=cc).close()
     earlier = [r for f in hints for r in records.load(f, records.core_of(f)).found.values()]
     graph = integer_graph(model, **options)
     journal_file = into.with_name(f"{into.name}.journal")
     if fresh:
         journal_file.unlink(missing_ok=True)
 
+    measured_by = device
+
     def search(where: str, settings: Settings, prior: Outcome | None) -> Outcome:
+        nonlocal measured_by
         opened = open_device(where, core, cc=cc)
         journal = Journal(journal_file, opened.name, compiler)
         try:
             session = Session(graph, chosen, core, opened, compiler, settings, journal, tell, earlier)
-            return session.run() if prior is None else session.finals(prior, finalists)
+            found = session.run() if prior is None else session.finals(prior, finalists)
+            if session.interrupt is not None and where != device:
+                raise session.interrupt
+            measured_by = opened.name
+            return found
         finally:
             journal.close()
             opened.close()
@@ -137,7 +148,6 @@ def tune(
         outcome = search(device, settings, outcome)
     records.save(into, known.merged(outcome.records))
     unit = outcome.records[0].unit if outcome.records else "cycles"
-    measured_by = outcome.records[0].device if outcome.records else device
     return Tuned(graph.name, core.name, chosen, measured_by, compiler, unit, into, outcome)
 
 

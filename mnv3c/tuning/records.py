@@ -40,7 +40,7 @@ class Record:
         schedule: empty where nothing was better than the default.
         cost, default_cost: in ``unit``, of this schedule and of the default.
         unit: ``cycles`` or ``s``.
-        device: what measured it.
+        device: the kind of what measured it; not where it is.
     """
 
     op: Op

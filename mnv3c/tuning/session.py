@@ -143,6 +143,7 @@ class Session:
         self._finished: list[Op] = []
         self._measured = self._known = self._planned = 0
         self._failed: list[tuple[str, Schedule, str]] = []
+        self.interrupt: KeyboardInterrupt | None = None  # that ended the search
 
     def run(self) -> Outcome:
         """Search until everything is tried, time is up, or the user interrupts."""
@@ -151,8 +152,8 @@ class Session:
             self._defaults("default schedules", dict.fromkeys(layer.op for layer in self._own))
             self._defaults("other block shapes and fusions", dict.fromkeys(v.op for v in self._variants))
             complete = not self._time_is_up() and self._rounds()
-        except KeyboardInterrupt:
-            complete = False
+        except KeyboardInterrupt as interrupt:
+            complete, self.interrupt = False, interrupt
         return self._outcome(complete)
 
     def finals(self, prior: Outcome, count: int) -> Outcome:
@@ -174,8 +175,8 @@ class Session:
                 costs = self._measure("best schedules", batch)
                 for _, candidate, schedule in batch:
                     state.search.tell(schedule, costs[candidate.key])
-        except KeyboardInterrupt:
-            complete = False
+        except KeyboardInterrupt as interrupt:
+            complete, self.interrupt = False, interrupt
         return self._outcome(complete)
 
     def _cost(self, op: Op) -> float | None:
@@ -361,8 +362,8 @@ class Session:
             schedule, cost = {}, state.default_cost
         else:
             schedule = self._least(state, schedule)
-        name, unit = self._device.name, self._device.unit
-        return Record(op, self._compiler, schedule, cost, state.default_cost, unit, name)
+        kind, unit = self._device.kind, self._device.unit
+        return Record(op, self._compiler, schedule, cost, state.default_cost, unit, kind)
 
     def _least(self, state: _State, schedule: Schedule) -> Schedule:
         """The knobs that are not at their default, if these alone give the same code."""

@@ -39,7 +39,7 @@ class MadeUpDevice:
         stop_after: int | None = None,
         fails: Callable[[Candidate], bool] = lambda candidate: False,
     ) -> None:
-        self.name = "made up"
+        self.name = self.kind = "made up"
         self.notes: tuple[str, ...] = ()
         self.seen: list[str] = []
         self._cost, self._stop_after, self._fails = cost, stop_after, fails

@@ -193,7 +193,12 @@ class Device(Protocol):
 
     @property
     def name(self) -> str:
-        """For people and records; says if the device is an emulated one."""
+        """For people at this machine; says if the device is an emulated one."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """For records, which are passed on: what measures, without where it is to be reached."""
         ...
 
     @property

@@ -47,6 +47,12 @@ class NativeDevice:
         return f"this machine ({core})" if core else "this machine"
 
     @property
+    def kind(self) -> str:
+        """See ``Device.kind``."""
+        core = self._identity.core if self._identity else ""
+        return f"device, {core}" if core else "device"
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """See ``Device.notes``."""
         return self._doubts.notes

@@ -81,9 +81,13 @@ class QemuBatch:
         inputs.write_bytes(_input_file(candidates))
         size = -(-len(candidates) // min(len(candidates), os.cpu_count() or 1))
         ranges = [(i, min(i + size, len(candidates))) for i in range(0, len(candidates), size)]
-        counts = Counts(machine_code.read(program.read_bytes()))
+        counts, stop = Counts(machine_code.read(program.read_bytes())), qemu.Stop()
         with ThreadPoolExecutor(max_workers=len(ranges)) as pool:
-            list(pool.map(lambda r: self._range(program, inputs, candidates, counts, *r), ranges))
+            try:
+                list(pool.map(lambda r: self._range(program, inputs, candidates, counts, stop, *r), ranges))
+            except BaseException:
+                stop.now()  # an interrupt does not wait for candidates
+                raise
         inputs.unlink()
         return counts
 
@@ -93,6 +97,7 @@ class QemuBatch:
         inputs: Path,
         candidates: Sequence[Candidate],
         counts: Counts,
+        stop: qemu.Stop,
         first: int,
         last: int,
     ) -> None:
@@ -100,7 +105,7 @@ class QemuBatch:
         goes on in another."""
         results = program.with_suffix(f".results-{first}")
         begin = first
-        while begin < last:
+        while begin < last and not stop.asked:
             results.unlink(missing_ok=True)
             arguments = (str(inputs), str(results), str(begin), str(last), str(self._timeout))
             done = qemu.count_some(
@@ -111,6 +116,7 @@ class QemuBatch:
                 l2=(self._cache.l2_kib << 10, self._cache.l2_ways),
                 # The program ends what computes for too long; this is for what it does not end.
                 seconds=_SLACK_SECONDS + _WALL * self._timeout * (last - begin),
+                stop=stop,
             )
             returned = _returned(results.read_bytes() if results.exists() else b"", candidates)
             of = _by_candidate(done.segments, begin)

@@ -246,11 +246,19 @@ class RpcDevice:
     @property
     def name(self) -> str:
         """The address, and what the device says of itself once it has been reached."""
+        return self._said(f" at {self.address}")
+
+    @property
+    def kind(self) -> str:
+        """See ``Device.kind``."""
+        return self._said("")
+
+    def _said(self, where: str) -> str:
         if self.identity is None:
-            return f"device at {self.address}"
+            return f"device{where}"
         kind = "emulated device" if self.identity.emulated else "device"
         core = f", {self.identity.core}" if self.identity.core else ""
-        return f"{kind} at {self.address}{core}"
+        return f"{kind}{where}{core}"
 
     @property
     def connections(self) -> int:

@@ -74,6 +74,11 @@ class SimulatedDevice:
         self.simulations: dict[str, Simulation] = {}
 
     @property
+    def kind(self) -> str:
+        """See ``Device.kind``."""
+        return self.name
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """See ``Device.notes``: a simulation has no noise."""
         found = []

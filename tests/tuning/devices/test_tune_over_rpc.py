@@ -49,6 +49,10 @@ class Troubled:
         return self._device.name
 
     @property
+    def kind(self) -> str:
+        return self._device.kind
+
+    @property
     def notes(self) -> tuple[str, ...]:
         return self._device.notes
 
@@ -114,7 +118,8 @@ def test_a_search_ends_with_the_right_record(
     assert [reason for _, _, reason in outcome.failed] == ["crashed: bad memory access"]
     (layer,) = outcome.best
     record = next(r for r in outcome.records if r.op == layer.op)
-    assert record.device.startswith("emulated device at tracker://127.0.0.1:")
+    assert device.name.startswith("emulated device at tracker://127.0.0.1:")
+    assert {r.device for r in outcome.records} == {"emulated device, cortex-a76"}  # a record says no address
     task = tasks.task(graph, layer, _CORE.name)
     keys = {task.candidate(s)[0].key for s in outcome.ranked[layer.op]}
     assert len(keys) > 2 and all(device.found[k].ok for k in keys)

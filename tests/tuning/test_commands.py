@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from mnv3c.bench import llvm, qemu
+from tests.waiting import SECONDS, until
 
 SMALLEST = ("mobilenet_v3_small", "--width", "0.35", "--resolution", "32", "--classes", "10")
 
@@ -21,13 +25,44 @@ def simulated():
     return ("--cc", "clang-19") if shutil.which("clang-19") else ()
 
 
+def in_the_background(arguments, journal):
+    """`mnv3c` as a script starts it with `&`, and ended by `kill` once it has measured; its answer."""
+    command = [sys.executable, "-m", "mnv3c", *map(str, arguments)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        until(lambda: lines(journal) > 0 or process.poll() is not None, "something is measured")
+        process.send_signal(signal.SIGINT)  # not heard
+        process.terminate()
+        out, errors = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    return json.loads(out)
+
+
+def lines(file):
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
 @pytest.mark.slow
 def test_tune_compile_and_latency(run, simulated, tmp_path):
-    file = tmp_path / "mine.json"
+    file, journal = tmp_path / "mine.json", tmp_path / "mine.json.journal"
     tune = ("tune", *SMALLEST, "--target", "cortex-a55", "--trials", 4, "-o", file, "--json", *simulated)
+    ended = in_the_background(tune, journal)
+    kept = lines(journal)
+    assert not ended["complete"] and 0 < ended["measured"] == kept
+    assert 0 < len(json.loads(file.read_text())["records"]) <= kept
+
     code, out, _ = run(*tune)
     first = json.loads(out)
-    assert code == 0 and first["complete"] and first["measured"] > 40 and not first["failed"]
+    assert code == 0 and first["complete"] and first["measured"] + kept > 40 and not first["failed"]
+    assert first["known"] >= kept and lines(journal) == kept + first["measured"]
     assert 0 < first["tuned_cost"] <= first["default_cost"]
     written = file.read_text()
     code, out, _ = run(*tune)

@@ -1,7 +1,7 @@
 # mnv3c_add_library(<target> MODEL <name or file> [TARGET <core or platform>] [NAME <C identifier>]
 #   [WEIGHTS <file>] [CALIBRATION <folder or .npy>] [PATH <path>] [INPUT int8|uint8|float32]
 #   [OUTPUT_TYPE int16|int8|float32] [NORMALIZE <name> | MEAN <r,g,b> STD <r,g,b>] [WIDTH <multiplier>]
-#   [RESOLUTION <pixels>] [CLASSES <n>] [SHAPE <HxW>] [SEED <n>] [MEMORY fast|small])
+#   [RESOLUTION <pixels>] [CLASSES <n>] [SHAPE <HxW>] [SEED <n>] [MEMORY fast|small] [CAMERA <format>])
 #
 # Compiles a network when the project is built, and again when the model, the weights, the calibration
 # data or mnv3c itself change. Makes a static library <target> to link; its header is <NAME>.h, where
@@ -49,7 +49,7 @@ endfunction()
 
 function(mnv3c_add_library target)
   set(options WEIGHTS CALIBRATION PATH INPUT OUTPUT_TYPE NORMALIZE MEAN STD WIDTH RESOLUTION CLASSES SHAPE
-    SEED MEMORY)
+    SEED MEMORY CAMERA)
   cmake_parse_arguments(PARSE_ARGV 1 ARG "" "MODEL;TARGET;NAME;${options}" "")
   if(ARG_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "mnv3c_add_library: unknown arguments: ${ARG_UNPARSED_ARGUMENTS}")

@@ -19,6 +19,7 @@ from mnv3c.runners.base import is_32_bit
 from mnv3c.runners.process import qemu
 from mnv3c.toolchain.compiler import host_is_arm
 from mnv3c.verification.errors import float_errors
+from mnv3c.verification.frames import FrameSample, check_frames, frame_samples
 from mnv3c.verification.inputs import Sample, samples
 from mnv3c.verification.report import PathReport, Report
 
@@ -70,6 +71,7 @@ def verify(
         tell("NumPy reference", i, len(inputs))
         values = reference.run(integer, dict(zip(integer.inputs, sample.library, strict=True)))
         wanted.append([values[o] for o in integer.outputs])
+    frames = frame_samples(library, integer, network, seed)
     tell("NumPy reference", len(inputs), len(inputs))
     for path in paths or ():
         if path not in library.paths:
@@ -80,7 +82,7 @@ def verify(
         if reason:
             reports.append(PathReport(path, skipped=reason))
         else:
-            reports.append(_check_path(library, path, runner, core, cc, inputs, wanted, tell))
+            reports.append(_check_path(library, path, runner, core, cc, inputs, wanted, frames, tell))
     tell("float network", 0, 1)
     errors = float_errors(integer, network, inputs, wanted) if network is not None else ()
     tell("float network", 1, 1)
@@ -112,6 +114,7 @@ def _check_path(
     cc: str | None,
     inputs: Sequence[Sample],
     wanted: Sequence[Sequence[np.ndarray]],
+    frames: Sequence[FrameSample],
     tell: Progress,
 ) -> PathReport:
     began = time.monotonic()
@@ -132,6 +135,7 @@ def _check_path(
             if problem:
                 problem = f"run {i} ({sample.source}): {problem}"
                 break
+        problem = problem or check_frames(library, runner, frames)
         tell(f"run {path}", len(inputs), len(inputs))
     except RunFault as fault:
         problem = str(fault)
@@ -140,6 +144,7 @@ def _check_path(
     return replace(
         report,
         runs=runs,
+        frames=len(frames),
         equal=not problem,
         problem=problem,
         stack_bytes=getattr(runner, "stack_bytes", None),

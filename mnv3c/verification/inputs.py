@@ -103,6 +103,35 @@ def library_input(integer: Graph, network: Graph, x: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(x / scale) + zero_point, low, high).astype(tensor.dtype)
 
 
+def library_inputs(
+    integer: Graph, network: Graph | None, normalize: Normalization | None, images: np.ndarray
+) -> np.ndarray:
+    """What the library takes, for bytes ``(N, H, W, C)``.
+
+    Args:
+        network: the float graph; ``None`` for a model that came quantised.
+        normalize: bytes to what the model file takes; ``None``: the default.
+    """
+    tensor = integer.tensor(integer.inputs[0])
+    if network is not None:
+        mapping = graph_normalization(network, normalize)
+        return library_input(integer, network, mapping.apply(images))
+    if tensor.dtype == "uint8":
+        return images
+    values = (normalize or Normalization()).apply(images)
+    if tensor.dtype == "float32":
+        return values
+    scale, zero_point = _quant(tensor)
+    limits = np.iinfo(tensor.dtype)
+    return np.clip(np.rint(values / scale) + zero_point, limits.min, limits.max).astype(tensor.dtype)
+
+
+def byte_levels(integer: Graph, network: Graph | None, normalize: Normalization | None = None) -> np.ndarray:
+    """What the library's input holds for each byte of each colour, ``[256, 3]`` of the input's dtype."""
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    return library_inputs(integer, network, normalize or normalization(integer), ramp[None, :, None])[0, :, 0]
+
+
 def network_input(integer: Graph, network: Graph, array: np.ndarray) -> np.ndarray:
     """The float network input that a library input stands for, float32 ``(H, W, C)``."""
     tensor = integer.tensor(integer.inputs[0])

@@ -13,7 +13,8 @@ class PathReport:
     Attributes:
         runner, where: what ran it, on which CPU; empty if it was not run.
         compiler: that built it.
-        runs: inferences compared.
+        runs: inferences of random or given inputs compared.
+        frames: of the library's camera, whose images were compared.
         equal: whether every bit of every output was the reference's.
         problem: what was wrong: a fault, or the first difference.
         skipped: why it could not be run here.
@@ -26,6 +27,7 @@ class PathReport:
     where: str = ""
     compiler: str = ""
     runs: int = 0
+    frames: int = 0
     equal: bool = False
     problem: str = ""
     skipped: str = ""

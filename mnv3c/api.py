@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from mnv3c import targets
+from mnv3c.camera import FORMATS
+from mnv3c.codegen import camera as cameras
 from mnv3c.codegen.library import Library, build_library
 from mnv3c.codegen.program import Options
 from mnv3c.codegen.write import check_replaceable, write_folder
@@ -25,6 +27,7 @@ from mnv3c.quant import file as quantized_file
 from mnv3c.tuning import records as record_files
 from mnv3c.tuning.apply import Applied, apply
 from mnv3c.tuning.apply import sources as record_sources
+from mnv3c.verification.inputs import byte_levels
 
 Progress = Callable[[str, int, int], None]
 INPUT_DTYPES = ("int8", "uint8", "float32")
@@ -61,6 +64,7 @@ def compile(
     path: str | None = None,
     input_dtype: str | None = None,
     output_dtype: str | None = None,
+    camera: str | None = None,
     normalize: Normalization | None = None,
     width: float | None = None,
     resolution: int | None = None,
@@ -90,6 +94,8 @@ def compile(
         input_dtype: ``int8`` (symmetric; the default), ``uint8`` (raw image bytes, normalisation folded
             in) or ``float32``. A model that comes quantised keeps its own.
         output_dtype: ``int16`` (the default), ``int8`` or ``float32``; likewise.
+        camera: ``rgb``, ``nv21`` and so on (``mnv3c.camera.FORMATS``): the library also takes frames of
+            that format, of any size and rotation.
         normalize: image bytes to what the model file takes.
         width, resolution, classes: of a zoo network.
         padding: of a zoo network: ``torch`` (even) or ``tf`` (SAME); by default as its weights want it.
@@ -109,6 +115,8 @@ def compile(
     chosen = targets.get(target)
     _one_of(input_dtype or INPUT_DTYPES[0], INPUT_DTYPES, "--input")
     _one_of(output_dtype or OUTPUT_DTYPES[0], OUTPUT_DTYPES, "--output-type")
+    if camera is not None:
+        _one_of(camera, tuple(FORMATS), "--camera")
     _one_of(memory, ("fast", "small"), "--memory")
     _one_of(compiler, record_files.FAMILIES, "--compiler")
     known, record_notes = _records(chosen, records, compiler, untuned, ignore_bad_records)
@@ -168,6 +176,8 @@ def compile(
         )
     dump("integer", print_graph(integer))
     settings = {"memory": memory, "compiler": compiler, "calibration": _facts(calibration)}
+    if camera is not None:
+        settings["camera"] = camera
     integer = _with_notes(integer, record_notes)
     library = _emit(network, integer, chosen, path, known, settings, dump, tell)
     directory = None
@@ -300,6 +310,10 @@ def _emit(
     tuned = Applied()
     if known and len(paths) == 1 and settings["memory"] == "fast":
         tuned = apply(integer, paths[0], target, known, str(settings["compiler"]))
+    camera = None
+    if "camera" in settings:
+        cameras.check(integer)
+        camera = cameras.camera_of(integer, str(settings["camera"]), byte_levels(integer, network))
     library = build_library(
         integer,
         paths,
@@ -312,6 +326,7 @@ def _emit(
         },
         summary=_summary(integer, target),
         notes=notes(integer),
+        camera=camera,
         observe=lambda step, graph: dump(step, print_graph(graph)),
         observe_program=lambda path, text: dump(f"program-{path}", text),
     )

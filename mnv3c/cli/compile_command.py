@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mnv3c.camera import FORMATS
 from mnv3c.cli.model_options import model_options, normalize_options, parse_normalization, parse_shape
 from mnv3c.cli.output import Output, json_option, millions, plain, shape, size
 from mnv3c.errors import Mnv3cError
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
     "output_dtype",
     type=click.Choice(["int16", "int8", "float32"]),
     help="What it returns; int16 is the default.",
+)
+@click.option(
+    "--camera",
+    type=click.Choice(list(FORMATS)),
+    help="Also take frames of a camera, of any size, turned by 0, 90, 180 or 270 degrees: cut out, resized, "
+    "normalised and quantised row by row (NAME_run_camera). The three colours go to the network in the order "
+    "red, green, blue.",
 )
 @normalize_options
 @click.option("--memory", type=click.Choice(["fast", "small"]), default="fast", show_default=True)
@@ -102,7 +110,8 @@ def _list_sources(output: Output, options: Mapping[str, Any]) -> None:
 
     if options["name"] is None:
         raise Mnv3cError("--list-sources needs it", "--name")
-    names = dependencies.source_names(options["name"], targets.get(options["target"]), options["path"])
+    target = targets.get(options["target"])
+    names = dependencies.source_names(options["name"], target, options["path"], options["camera"])
     output.result({"ok": True, "sources": names})
     for name in names:
         output.text(name)
@@ -130,6 +139,8 @@ def _tell(output: Output, library: CompiledLibrary, seconds: float) -> None:
     for kind in ("inputs", "outputs"):
         for t in m[kind]:
             output.text(f"  {kind[:-1]:<9} {plain(t['name'])}: {t['dtype']} {shape(t['shape'])}")
+    if "camera" in m:
+        output.text(f"  camera    {m['camera']['format']} frames of any size")
     output.text(f"  paths     {', '.join(m['paths'])}")
     output.text(f"  arena     {size(m['arena_bytes'])}")
     output.text(f"  constants {size(m['constant_bytes'])}")

@@ -11,7 +11,7 @@ from mnv3c.paths import registry
 from mnv3c.targets import Target
 
 
-def source_names(name: str, target: Target, path: str | None) -> list[str]:
+def source_names(name: str, target: Target, path: str | None, camera: str | None = None) -> list[str]:
     """The C files of a library of that name, known before anything is compiled.
 
     Raises:
@@ -20,7 +20,8 @@ def source_names(name: str, target: Target, path: str | None) -> list[str]:
     if path:
         registry.load(path)
     paths = (path,) if path else registry.choose(target.paths, target.run_time_choice)
-    return [f"{name}.c", f"{name}_weights.c", *(f"{name}_{p}.c" for p in paths)]
+    with_camera = [f"{name}_camera.c"] if camera else []
+    return [f"{name}.c", *with_camera, f"{name}_weights.c", *(f"{name}_{p}.c" for p in paths)]
 
 
 def inputs(*given: str | None) -> list[Path]:

@@ -53,9 +53,8 @@ def _tell(output: Output, report: Report) -> None:
             continue
         verdict = "[green]bit-equal[/]" if p.equal else "[bold red]FAILED[/]"
         stack = "" if p.stack_bytes is None else size(p.stack_bytes)
-        table.add_row(
-            p.path, verdict, plain(f"{p.where}, {p.compiler}"), str(p.runs), stack, f"{p.seconds:.1f}"
-        )
+        runs = f"{p.runs} + {p.frames} frames" if p.frames else str(p.runs)
+        table.add_row(p.path, verdict, plain(f"{p.where}, {p.compiler}"), runs, stack, f"{p.seconds:.1f}")
     output.text(table)
     for p in report.paths:
         if p.problem:

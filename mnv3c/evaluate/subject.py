@@ -12,13 +12,13 @@ import numpy as np
 from mnv3c import api
 from mnv3c.errors import Mnv3cError
 from mnv3c.evaluate.engines import Engine, float_engine
-from mnv3c.images import Normalization, graph_normalization
+from mnv3c.images import Normalization
 from mnv3c.ir import serialize
 from mnv3c.ir.graph import Graph, Shape
 from mnv3c.quant import file as quantized_file
 from mnv3c.runners.library import Library, open_library
 from mnv3c.verification.errors import without_softmax
-from mnv3c.verification.inputs import library_input, normalization, real
+from mnv3c.verification.inputs import library_inputs, normalization, real
 
 Progress = Callable[[str, int, int], None]
 
@@ -65,20 +65,7 @@ class Subject:
     def library_inputs(self, images: np.ndarray) -> np.ndarray:
         """What the library takes, for bytes ``(N, H, W, C)``."""
         assert self.integer is not None
-        tensor = self.integer.tensor(self.integer.inputs[0])
-        if self.network is not None:
-            mapping = graph_normalization(self.network, self.normalize)
-            return library_input(self.integer, self.network, mapping.apply(images))
-        if tensor.dtype == "uint8":
-            return images
-        values = (self.normalize or Normalization()).apply(images)
-        if tensor.dtype == "float32":
-            return values
-        if tensor.quant is None:
-            raise Mnv3cError("integers without a scale", f"tensor {tensor.name}")
-        scale, zero_point = np.asarray(tensor.quant.scale), np.asarray(tensor.quant.zero_point)
-        limits = np.iinfo(tensor.dtype)
-        return np.clip(np.rint(values / scale) + zero_point, limits.min, limits.max).astype(tensor.dtype)
+        return library_inputs(self.integer, self.network, self.normalize, images)
 
     def scores(self, outputs: np.ndarray) -> np.ndarray:
         """The real numbers that the first output's integers stand for, float32 ``(N, classes)``."""

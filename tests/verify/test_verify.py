@@ -90,7 +90,7 @@ def test_a_crash_is_reported_and_not_raised(tmp_path: Path) -> None:
     folder = library(tmp_path / "lib", classifier())
     source = folder / "net.c"
     source.write_text(
-        source.read_text().replace("  state.arena =", "  *(volatile int *)8 = 0;\n  state.arena =")
+        source.read_text().replace("  state.input_0 =", "  *(volatile int *)8 = 0;\n  state.input_0 =")
     )
     report = verify(folder)
     assert not report.ok and "bad write" in report.paths[0].problem and "net_run+" in report.paths[0].problem

@@ -10,6 +10,7 @@ block shapes of the tensors (2x2 or 1x4 pixels), are chosen over the whole netwo
 | `blocks`    | 1 to 4                 | output blocks that share their loads of weights and pixels        |
 | `weights`   | `registers`, `memory`  | weight-stationary, or weights from L1 and more sums in registers  |
 | `start`     | `table`, `registers`   | initial sums                                                      |
+| `pairs`     | `joined`, `single`     | neighbouring vectors loaded by one instruction, or each by its own |
 | `expand.*`, `project.*` |            | of the 1x1 kernels, as in `pointwise.py`                          |
 | `slices`    | `neon`: 1, 2, ...      | slices of channels, each through expansion and depthwise at once  |
 | `stem.*`    |                        | of the network's first layer where it is computed here too        |
@@ -47,6 +48,7 @@ def legal(op, target):
         "blocks": (1, 2, 3, 4),
         "weights": ("registers", "memory"),
         "start": ("registers", "table"),
+        "pairs": ("joined", "single"),
     }
     if "image" in dict(op.shape):
         table |= pointwise.inner(op, depth_of_image(op), op.number("channels"), "channel", "stem.")
@@ -66,7 +68,7 @@ def default(op, target):
 def candidates(op, target):
     if op.path == "neon":
         return {k: spread(values[-1], 12) for k, values in legal(op, target).items()}
-    table = dict(pointwise.worthwhile(legal(op, target)))
+    table = dict(pointwise.worthwhile(legal(op, target), target))
     most = rows(op)
     table["band_rows"] = tuple(sorted({-(-most // n) for n in range(1, most + 1)}))
     if "group" in table:

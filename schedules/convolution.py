@@ -28,4 +28,4 @@ def default(op, target):
 
 
 def candidates(op, target):
-    return pointwise.worthwhile(legal(op, target))
+    return pointwise.worthwhile(legal(op, target), target)

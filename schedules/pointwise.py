@@ -5,6 +5,7 @@
 | `tile`   | `8x12`, `12x8`, ...      | register tile: pixels x output channels                            |
 | `unroll` | 1, 2, ...                | groups of 4 (`i8mm`: 8) input channels a turn of the inner loop    |
 | `loads`  | `grouped`, `ahead`       | loads before their products, or one step ahead and among products  |
+| `pairs`  | `joined`, `single`       | neighbouring vectors loaded by one instruction, or each by its own |
 | `start`  | `table`, `registers`     | initial sums: from a small table on the stack, or copied           |
 | `chunk`  | blocks of 4 pixels       | input that stays in L1 while all weights stream past it            |
 | `chunk`  | `neon`: blocks of 8      | output channels whose weights stay in L1 while all pixels pass     |
@@ -12,6 +13,7 @@
 
 from collections.abc import Sequence
 
+from mnv3c.targets import Target
 from mnv3c.tuning.space import Op, Table, divisors, spread
 
 # Sums of a tile: 4 pixels by 4 channels are 4 registers; beside 24 there is room for operands.
@@ -48,10 +50,16 @@ def inner(op: Op, depth: int, out: int, lanes: str, prefix: str = "") -> Table:
     if op.path == "dotprod":
         table[f"{prefix}loads"] = ("grouped", "ahead")
         table[f"{prefix}start"] = ("registers", "table")
+        table[f"{prefix}pairs"] = ("joined", "single")
     return table
 
 
-def worthwhile(table: Table) -> Table:
+def in_order(target: Target) -> bool:
+    """Whether the core issues instructions in their order: then it matters which loads are joined."""
+    return target.core is not None and target.core.pipeline == "in-order"
+
+
+def worthwhile(table: Table, target: Target) -> Table:
     """A kernel's knobs without values that never win: tiny tiles, short turns."""
     kept = dict(table)
     for knob, values in table.items():
@@ -60,6 +68,8 @@ def worthwhile(table: Table) -> Table:
             kept[knob] = tuple(v for v in values if 2 * areas[v] >= max(areas.values()))
         if knob.endswith("unroll"):
             kept[knob] = tuple(values)[-4:]
+        if knob.endswith("pairs") and not in_order(target):
+            kept[knob] = ("joined",)
     return kept
 
 
@@ -91,7 +101,7 @@ def default(op, target):
 def candidates(op, target):
     if op.path == "neon":
         return {"chunk": spread(max(op.number("out") // 8, 1), 10)}
-    table = dict(worthwhile(legal(op, target)))
+    table = dict(worthwhile(legal(op, target), target))
     if "chunk" in table:
         table["chunk"] = tuple(n for n in spread(blocks(op), 8) if n >= 6 or n == blocks(op))
     return table

@@ -1,15 +1,21 @@
 """Matrix times vector: SE layers, the classifier.
 
-| knob    | values             | what it does                                              |
-|---------|--------------------|-----------------------------------------------------------|
-| `quads` | 1, 2, 3, 4, 5, 6   | groups of 4 outputs whose sums are in registers together  |
+| knob    | values             | what it does                                                        |
+|---------|--------------------|---------------------------------------------------------------------|
+| `quads` | 1, 2, 3, 4, 5, 6   | groups of 4 outputs whose sums are in registers together            |
+| `pairs` | `joined`, `single` | neighbouring vectors loaded by one instruction, or each by its own  |
 """
 
+from mnv3c.tuning import space
 from mnv3c.tuning.space import divisors
+
+pointwise = space.table_of("pointwise")
 
 
 def legal(op, target):
-    return {} if op.path == "neon" else {"quads": divisors(-(-op.number("out") // 4), 6)}
+    if op.path == "neon":
+        return {}
+    return {"quads": divisors(-(-op.number("out") // 4), 6), "pairs": ("joined", "single")}
 
 
 def default(op, target):
@@ -17,4 +23,4 @@ def default(op, target):
 
 
 def candidates(op, target):
-    return legal(op, target)
+    return pointwise.worthwhile(legal(op, target), target)

@@ -138,6 +138,10 @@ class Builder:
         """Whether ``tensor`` has been computed in that form."""
         return (tensor, form) in self._forms
 
+    def tiled(self, tensor: str) -> bool:
+        """Whether ``tensor`` has been computed in tiles of any form."""
+        return any(t == tensor and form is not DENSE for t, form in self._forms)
+
     def need(self, tensor: str, form: Form) -> str:
         """The region that holds ``tensor`` in that form; adds a conversion where there is none yet."""
         if (tensor, form) in self._forms:
@@ -239,6 +243,10 @@ class Builder:
     def add_plain(self, stage: Stage) -> None:
         """Add a stage that has no schedule: it brings a tensor into another form, or adds up sums."""
         self._stages.append(stage)
+
+    def mentions(self, word: str) -> bool:
+        """Whether a kernel so far has ``word`` in its source."""
+        return any(word in kernel.source for stage in self._stages for kernel in stage.kernels)
 
     def note(self, text: str) -> None:
         self._notes.append(text)

@@ -12,6 +12,7 @@ from mnv3c.codegen.render import render
 from mnv3c.ir.int_ops import QConv
 from mnv3c.paths.common.knobs import Knob, by_rule
 from mnv3c.paths.dotprod.epilogue import Epilogue
+from mnv3c.paths.dotprod.loads import loads_of
 from mnv3c.paths.dotprod.outliers import split
 from mnv3c.paths.dotprod.windows import Block, Lookup, WindowPlan, plan_lookup
 
@@ -159,6 +160,8 @@ def depthwise_kernel(
     start = knob("start", "table")
     variant = "_memory" * (fits and not resident) + "_held" * (resident and not fits)
     variant += "_direct" * (start == "registers")
+    single, attribute = loads_of(knob)
+    variant += single
     name = f"depthwise_{label}_{blocks if steps else 0}_{tail}e{edge_pixels}_{e.label}{variant}_dotprod"
     taps = conv.kernel[0] * conv.kernel[1] * 4
     parts = 1 + len(split(conv.weight).rest)
@@ -176,6 +179,7 @@ def depthwise_kernel(
         return render(
             "kernels/dotprod/depthwise.c.j2",
             name=name,
+            loads=attribute,
             title=title,
             epilogue=e,
             lookup=lookup,

@@ -19,7 +19,9 @@ from mnv3c.paths.dotprod.block import (
 from mnv3c.paths.dotprod.builder import Builder, Instructions
 from mnv3c.paths.dotprod.elementwise import lower_elementwise, separate_tables
 from mnv3c.paths.dotprod.links import Members
+from mnv3c.paths.dotprod.loads import SINGLE_LOADS
 from mnv3c.paths.dotprod.pool import lower_requantize
+from mnv3c.paths.dotprod.resize import lower_resize
 from mnv3c.paths.dotprod.stages import lower_dense, lower_gate, lower_pointwise, lower_vector
 from mnv3c.paths.dotprod.stem import can_stem, lower_stem
 
@@ -63,11 +65,16 @@ def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> P
                 _lower_conv(builder, conv, flips)
         elif not _lower_other(builder, node):
             builder.fall_back(node)
+    prologue = render(
+        "kernels/dotprod/prologue.c.j2",
+        clang_target=instructions.clang_target,
+        single_loads=builder.mentions(SINGLE_LOADS),
+    )
     return builder.program(
         includes=("arm_neon.h", "stddef.h"),
         gcc_target=instructions.gcc_target,
         clang_target=instructions.clang_target,
-        prologue=render("kernels/dotprod/prologue.c.j2"),
+        prologue=prologue,
     )
 
 
@@ -86,7 +93,7 @@ def _lower_other(builder: Builder, node: Node) -> bool:
         return lower_gate(builder, node)
     if isinstance(node, q.Requantize):
         return lower_requantize(builder, node)
-    return lower_elementwise(builder, node)
+    return lower_resize(builder, node) or lower_elementwise(builder, node)
 
 
 def _lower_conv(

@@ -11,6 +11,7 @@ from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
 from mnv3c.paths.common.knobs import Knob, by_rule, tile_name, tile_sizes
 from mnv3c.paths.dotprod.epilogue import Epilogue
+from mnv3c.paths.dotprod.loads import loads_of
 from mnv3c.paths.dotprod.outliers import header_steps, pack_extra, split
 
 # Up to this many input quads the innermost loop is unrolled as a whole.
@@ -116,11 +117,13 @@ def pointwise_kernel(
     # With 2 quads by 3 blocks the registers would run out.
     paired = lanes == "pixel" and unroll % 2 == 0 and quads == 3 and not in_order
     shape = f"{blocks if steps else 0}_{tail}e{edge_pixels}x{quads}_k{unroll}{turns}"
-    name = f"{verb}_{shape}_{start}{e.label}_dotprod{'_a55' if in_order else ''}"
+    single, attribute = loads_of(knob)
+    name = f"{verb}_{shape}_{start}{e.label}{single}_dotprod{'_a55' if in_order else ''}"
     header = header_steps(quads, 4, e.extra)
     source = render(
         "kernels/dotprod/pointwise.c.j2",
         tile=None,
+        loads=attribute,
         header=header,
         in_order=in_order,
         paired=paired,

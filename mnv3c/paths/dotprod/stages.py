@@ -15,6 +15,7 @@ from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, t
 from mnv3c.paths.dotprod.chunks import chunks_of, plan_chunks
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import ROW, TILE, block_name, grid, quads, tiled_bytes
+from mnv3c.paths.dotprod.loads import loads_of
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel, call
 from mnv3c.paths.dotprod.vector import vector_kernel
 
@@ -399,15 +400,17 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
     zeros[:channels] = node.zero_point.astype(np.int16) << node.shift
     factors = np.zeros(quads(channels) * 4, np.int16)
     factors[:channels] = node.factor
-    unroll = next(u for u in (4, 2, 1) if quads(channels) % u == 0)
+    unroll = builder.knob(node.name, "unroll", next(u for u in (4, 2, 1) if quads(channels) % u == 0))
+    single, loads = loads_of(builder.knobs(node.name))
     clamp = node.low > -128 or node.high < 127
     form = builder.result_form(y, block)
     variant = ("_offset" if node.offset else "") + ("_clamp" if clamp else "")
     variant += "_octets" if form != block else ""
-    name = f"gate_{unroll}_shift{node.shift}{variant}_dotprod"
+    name = f"gate_{unroll}_shift{node.shift}{variant}{single}_dotprod"
     source = render(
         "kernels/dotprod/gate.c.j2",
         name=name,
+        loads=loads,
         shift=node.shift,
         unroll=unroll,
         offset=node.offset != 0,

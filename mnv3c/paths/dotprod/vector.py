@@ -11,6 +11,7 @@ from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
 from mnv3c.paths.common.knobs import Knob, by_rule
 from mnv3c.paths.dotprod.epilogue import Epilogue, is_wide, layer_record, quad_records
+from mnv3c.paths.dotprod.loads import loads_of
 from mnv3c.paths.dotprod.outliers import header_steps, most_extra_steps, pack_extra, split
 
 
@@ -62,10 +63,13 @@ def vector_kernel(node: q.FusedConv, out_dtype: str, knob: Knob = by_rule) -> Ve
     )
     half = eighths % 2
     variant = "_channel" * channel + "_wide" * e.wide + f"_extra{extra}" * bool(extra)
+    single, attribute = loads_of(knob)
+    variant += single
     name = f"vector_{group}_{'half_' if half else ''}{e.kind}_{out_dtype}_shift{e.shift}{variant}_dotprod"
     source = render(
         "kernels/dotprod/vector.c.j2",
         name=name,
+        loads=attribute,
         epilogue=e,
         quads=group,
         half=half,

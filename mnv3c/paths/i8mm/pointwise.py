@@ -56,6 +56,7 @@ def matrix_kernel(
     header = header_steps(quads, 8, e.extra)
     source = render(
         "kernels/dotprod/pointwise.c.j2",
+        loads="",
         tile="kernels/i8mm/tile.j2",
         header=header,
         name=name,

@@ -1,0 +1,26 @@
+"""The gate of a squeeze-excite layer.
+
+| knob     | values             | what it does                                                        |
+|----------|--------------------|---------------------------------------------------------------------|
+| `unroll` | 1, 2, 4            | groups of 4 channels a turn of the inner loop                       |
+| `pairs`  | `joined`, `single` | neighbouring vectors loaded by one instruction, or each by its own  |
+"""
+
+from mnv3c.tuning import space
+
+pointwise = space.table_of("pointwise")
+
+
+def legal(op, target):
+    if op.path == "neon":
+        return {}
+    quads = -(-op.number("channels") // 4)
+    return {"unroll": tuple(u for u in (1, 2, 4) if quads % u == 0), "pairs": ("joined", "single")}
+
+
+def default(op, target):
+    return {}
+
+
+def candidates(op, target):
+    return pointwise.worthwhile(legal(op, target), target)

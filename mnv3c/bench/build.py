@@ -10,7 +10,9 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
+from mnv3c.camera import FORMATS
 from mnv3c.codegen.render import render
+from mnv3c.errors import Mnv3cError
 from mnv3c.runners.library import Library
 from mnv3c.toolchain import Compiler, build_freestanding
 from mnv3c.toolchain.compiler import run
@@ -42,7 +44,16 @@ class Sizes:
         return self.text + self.rodata - self.int8_weights
 
 
-def harness(library: Library, path: str) -> str:
+@dataclass(frozen=True)
+class FrameShape:
+    """A camera's frame to run instead of a tensor: pixels, and degrees."""
+
+    width: int
+    height: int
+    rotation: int = 0
+
+
+def harness(library: Library, path: str, frame: FrameShape | None = None) -> str:
     """C source of a program that runs ``path`` and marks its layers and parts."""
     tensors = [
         {
@@ -55,8 +66,25 @@ def harness(library: Library, path: str) -> str:
         for t in several
     ]
     return render(
-        "bench/harness.c.j2", name=library.name, path=path, tensors=tensors, input_count=len(library.inputs)
+        "bench/harness.c.j2",
+        name=library.name,
+        path=path,
+        tensors=tensors,
+        input_count=0 if frame else len(library.inputs),
+        frame=_frame(library, frame) if frame else None,
     )
+
+
+def _frame(library: Library, frame: FrameShape) -> dict[str, object]:
+    described = library.manifest.get("camera")
+    if described is None:
+        raise Mnv3cError("the library was compiled without --camera", "--frame")
+    f = FORMATS[described["format"]]
+    planes = [
+        {"stride": f.plane_bytes(i, frame.width), "rows": f.plane_rows(i, frame.height)}
+        for i in range(len(f.planes))
+    ]
+    return {"planes": planes, "width": frame.width, "height": frame.height, "rotation": frame.rotation}
 
 
 _CTYPE = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "int32": "int32_t", "float32": "float"}
@@ -83,11 +111,17 @@ def objects(compiler: Compiler, library: Library, flags: Sequence[str], folder: 
 
 
 def executable(
-    compiler: Compiler, library: Library, path: str, flags: Sequence[str], parts: Sequence[Path], folder: Path
+    compiler: Compiler,
+    library: Library,
+    path: str,
+    flags: Sequence[str],
+    parts: Sequence[Path],
+    folder: Path,
+    frame: FrameShape | None = None,
 ) -> Path:
     """Link the harness with the library's objects, static, at a fixed address. Raises as ``objects``."""
     source = folder / "mnv3c_bench_harness.c"
-    source.write_text(harness(library, path))
+    source.write_text(harness(library, path, frame))
     program = folder / f"bench_{path}"
     fixed = ("-static", "-fno-pie", "-no-pie")
     arguments = [*OPTIMIZATION, *flags, *fixed, f"-I{library.directory}", str(source), *map(str, parts)]
@@ -96,11 +130,16 @@ def executable(
 
 
 def shared_object(
-    compiler: Compiler, library: Library, path: str, flags: Sequence[str], folder: Path
+    compiler: Compiler,
+    library: Library,
+    path: str,
+    flags: Sequence[str],
+    folder: Path,
+    frame: FrameShape | None = None,
 ) -> Path:
     """The same without a C library, for an emulator in this process. Raises as ``objects``."""
     source = folder / "mnv3c_bench_harness.c"
-    source.write_text(harness(library, path))
+    source.write_text(harness(library, path, frame))
     target = folder / f"bench_{path}.so"
     return build_freestanding(
         compiler, [*library.sources, source], target, flags=flags, include=[library.directory]

@@ -126,6 +126,7 @@ def measure(
     cpu: str | None = None,
     cc: str | None = None,
     caches: bool = True,
+    frame: build.FrameShape | None = None,
     progress: Progress = silent,
 ) -> Measurement:
     """Count one path of ``library``.
@@ -134,6 +135,7 @@ def measure(
         cpu: a core of ``targets/``; its compiler flags are used.
         cc: compiler command.
         caches: simulate them (with qemu alone).
+        frame: run a camera's frame of that size instead of a tensor.
         progress: called with (step, done, total).
 
     Raises:
@@ -155,12 +157,12 @@ def measure(
         progress("run and count", 0, 1)
         version = qemu.available()
         if version is not None:
-            program = build.executable(compiler, library, path, flags, parts, Path(folder))
+            program = build.executable(compiler, library, path, flags, parts, Path(folder), frame)
             found = qemu.count(program, core.qemu_cpu, caches=caches)
             counter, code = f"qemu {version}", read(program.read_bytes())
         else:
             missing.append("line fills: qemu-aarch64 is not installed")
-            program = build.shared_object(compiler, library, path, flags, Path(folder))
+            program = build.shared_object(compiler, library, path, flags, Path(folder), frame)
             counter, code, found = unicorn_counter.count(program, path, core)
     progress("run and count", 1, 1)
     return _collect(library, path, core, compiler, flags, counter, tuple(missing), code, found, sizes)

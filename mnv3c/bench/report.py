@@ -9,7 +9,7 @@ from typing import Any
 from mnv3c import __version__
 from mnv3c.bench import llvm
 from mnv3c.bench.balance import WORKERS, balance
-from mnv3c.bench.build import OPTIMIZATION
+from mnv3c.bench.build import OPTIMIZATION, FrameShape
 from mnv3c.bench.code import by_class, bytes_moved
 from mnv3c.bench.measure import Measurement, Progress, Region, measure, silent
 from mnv3c.bench.pricing import Pricing, price
@@ -154,10 +154,11 @@ def bench(
     cpu: str | None = None,
     cc: str | None = None,
     caches: bool = True,
+    frame: FrameShape | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Measure one path of ``library`` and estimate its cycles; arguments and errors as ``measure``."""
-    measurement = measure(library, path=path, cpu=cpu, cc=cc, caches=caches, progress=progress)
+    measurement = measure(library, path=path, cpu=cpu, cc=cc, caches=caches, frame=frame, progress=progress)
     progress("estimate cycles", 0, 1)
     result = report(measurement)
     progress("estimate cycles", 1, 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 
 from mnv3c.cli.model_options import compiler_option
 from mnv3c.cli.output import Output, json_option
+from mnv3c.errors import Mnv3cError
 
 
 @click.command()
@@ -18,6 +20,12 @@ from mnv3c.cli.output import Output, json_option
 @click.option("--path", metavar="PATH", help="One of the library's paths. Default: the core's best.")
 @compiler_option
 @click.option("--no-caches", is_flag=True, help="Do not simulate the caches, which takes half of the time.")
+@click.option(
+    "--frame",
+    "frame_text",
+    metavar="WxH[:DEGREES]",
+    help="Of a library with --camera: run a frame of that size, turned so far.",
+)
 @click.option("--html", "page", metavar="FILE", help="Write the report as one self-contained page.")
 @json_option
 def command(
@@ -26,6 +34,7 @@ def command(
     path: str | None,
     cc: str | None,
     no_caches: bool,
+    frame_text: str | None,
     page: str | None,
     as_json: bool,
 ) -> None:
@@ -36,12 +45,21 @@ def command(
     """
     output = Output(as_json)
     from mnv3c.bench import html, table
+    from mnv3c.bench.build import FrameShape
     from mnv3c.bench.report import bench
     from mnv3c.runners.library import open_library
 
+    frame = None
+    if frame_text is not None:
+        found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})(?::(0|90|180|270))?", frame_text)
+        if found is None:
+            raise Mnv3cError(f"{frame_text!r} is not WxH or WxH:DEGREES, such as 1280x720:90", "--frame")
+        frame = FrameShape(int(found[1]), int(found[2]), int(found[3] or 0))
     with output.progress() as progress:
         library = open_library(directory)
-        report = bench(library, path=path, cpu=cpu, cc=cc, caches=not no_caches, progress=progress)
+        report = bench(
+            library, path=path, cpu=cpu, cc=cc, caches=not no_caches, frame=frame, progress=progress
+        )
     if page is not None:
         html.write(Path(page), report)
     output.result(report.as_json())

@@ -56,7 +56,10 @@ def random_graph(seed: int) -> Graph:
     outputs = []
     for source in (b.conv(x, channels), dense, long):
         for classes in (False, True):
-            size = tuple(int(n * f) + int(rng.integers(0, 4)) for n, f in zip((height, width), rng.uniform(1, 6, 2), strict=True))
+            size = tuple(
+                int(n * f) + int(rng.integers(0, 4))
+                for n, f in zip((height, width), rng.uniform(1, 6, 2), strict=True)
+            )
             bits = int(rng.integers(1, 8 if source == long else 12))
             y = resize(b, source, size, str(rng.choice(COORDINATES)), bits, classes)  # type: ignore[arg-type]
             outputs.append(b.conv(y, 9) if source not in (dense, long) and not classes else y)
@@ -117,3 +120,27 @@ def test_lanes_are_as_wide_as_the_weights_want() -> None:
     assert long is not None and long.kind == "long"
     nearest = q.QResize("r", ("x",), ("y",), "nearest", "align_corners")
     assert plan(nearest, Tensor("x", (17, 33, 4), "int8", None), (65, 129)) is None
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_gates_and_products_of_every_pixel(path: str, tmp_path: Path) -> None:
+    b = Builder(8, "maps")
+    x = b.conv(b.input(5, 7, 8), 24, zero_point=(-3,))
+    gate = resize(b, b.input(2, 3, 24, dtype="int16"), (5, 7), "align_corners", 7)
+    other = resize(b, b.conv(b.input(2, 3, 8), 24), (5, 7), "half_pixel", 11)
+    y = b.multiply(b.gate(x, gate), other, low=-100, high=101)
+    library = check_graph(b.finish(b.conv(y, 12)), path, tmp_path / "library", parallel=True)
+    assert portable(library, path) == []
+    for compiler in strict_compilers():
+        compile_strictly(library.directory, compiler)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("shape", [(6, 9, 8, 5), (3, 4, 40, 12), (9, 30, 13, 70), (2, 1, 4, 1)])
+def test_logits_in_16_bits(shape: tuple[int, int, int, int], path: str, tmp_path: Path) -> None:
+    height, width, depth, channels = shape
+    b = Builder(sum(shape), "logits")
+    b.outliers = height % 2
+    y = b.conv(b.input(height, width, depth, zero_point=(5,)), channels, dtype="int16", shift=height % 3)
+    library = check_graph(b.finish(y), path, tmp_path / "library", parallel=True)
+    assert portable(library, path) == [] or path == "neon"

@@ -259,7 +259,7 @@ def resize_stage(node: q.QResize, x: Tensor, y: Tensor, source: Source, most: in
     )
     return _stage(
         node,
-        f"resize bilinear, {_text(x)} to {_text(y)}",
+        f"resize bilinear, {shape_text(x)} to {shape_text(y)}",
         source,
         body,
         for_shares((lines, row) if copied else (lines,), shares.parts),
@@ -269,9 +269,7 @@ def resize_stage(node: q.QResize, x: Tensor, y: Tensor, source: Source, most: in
     )
 
 
-def argmax_stage(
-    node: q.FusedResizeArgMax, x: Tensor, y: Tensor, source: Source, most: int = MOST
-) -> Stage:
+def argmax_stage(node: q.FusedResizeArgMax, x: Tensor, y: Tensor, source: Source, most: int = MOST) -> Stage:
     """The stage of an enlargement of which only the greatest class is wanted, where ``fits`` holds."""
     p = plan(node.resize, x, y.shape[:2])
     assert p is not None
@@ -329,7 +327,7 @@ def argmax_stage(
     )
     return _stage(
         node,
-        f"resize bilinear and argmax, {_text(x)} to {_text(y)}",
+        f"resize bilinear and argmax, {shape_text(x)} to {shape_text(y)}",
         source,
         body,
         for_shares((lines, plane_region), shares.parts),
@@ -385,7 +383,5 @@ def _stage(
     )
 
 
-def _text(t: Tensor) -> str:
+def shape_text(t: Tensor) -> str:
     return "x".join(str(n) for n in t.shape)
-
-

@@ -14,6 +14,7 @@ from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Shape, Tensor
 from mnv3c.paths.common.knobs import K, Knob
 from mnv3c.paths.common.regions import external, region_names
+from mnv3c.paths.common.notes import portable_notes
 from mnv3c.paths.common.shares import MOST
 from mnv3c.paths.dotprod.layout import BLOCKS, TILE, best_block, block_name, quads, tiled_bytes
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel
@@ -258,10 +259,11 @@ class Builder:
             names[tensor] = self.need(tensor, DENSE)
         for tensor in node.outputs:
             names[tensor] = self.provide(tensor, DENSE)
-        for stage in lower_node(self.graph, node, names):
+        stages = lower_node(self.graph, node, names)
+        for stage in stages:
             self.add(stage)
-        if reason:
-            self.note(f"{node.name}: portable kernel ({reason})")
+        for note in portable_notes(node, stages[0], reason):
+            self.note(note)
 
     def program(self, **fields: object) -> Program:
         """Finish: outputs in the caller's form."""

@@ -8,6 +8,8 @@ from mnv3c.codegen.program import Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Tensor
+from mnv3c.paths.common.interpolate import Source
+from mnv3c.paths.common.maps import can_gate, gate_stage
 from mnv3c.paths.dotprod.builder import DENSE, Builder, Form, constants, shape_text, template_kernel
 from mnv3c.paths.dotprod.layout import ROW, TILE, best_block, grid, quads, tiled_bytes
 
@@ -119,9 +121,11 @@ def _lower_add(builder: Builder, node: q.QAdd32) -> bool:
 
 
 def _lower_multiply(builder: Builder, node: q.QMultiply) -> bool:
-    """The product with a vector, such as an SE gate in 8 bits."""
+    """The product with a vector, such as an SE gate in 8 bits, or with a tensor of the same shape."""
     graph = builder.graph
     x, gate, y = (graph.tensor(t) for t in (*node.inputs, node.output))
+    if gate.shape == x.shape:
+        return _multiply_maps(builder, node)
     if x.shape[:2] == (1, 1) or gate.shape[:2] != (1, 1) or node.right or node.shift > _FACTOR_SHIFT:
         return False
     if gate.name in graph.inputs:
@@ -152,6 +156,42 @@ def _lower_multiply(builder: Builder, node: q.QMultiply) -> bool:
         arrays={"numbers": (np.asarray(numbers, np.int32), "table")},
         scratch=(terms,),
     )
+    return True
+
+
+def _multiply_maps(builder: Builder, node: q.QMultiply) -> bool:
+    """The product of two tensors of one shape, value by value."""
+    form = _form(builder, node)
+    y = builder.graph.tensor(node.output)
+    if _outside(builder, node, form) or node.right or node.shift > _FACTOR_SHIFT:
+        return False
+    a, b = (builder.need(x, form) for x in node.inputs)
+    write = builder.provide(y.name, form)
+    numbers = (*node.zero_points, node.multiplier, node.shift, node.offset, node.low, node.high)
+    label = identifier(node.name)
+    _add_stage(
+        builder,
+        node,
+        f"exact product, {shape_text(y)}",
+        tuple(dict.fromkeys((a, b))),
+        write,
+        f"multiply_maps_dotprod((const int8_t *)R_{a}, (const int8_t *)R_{b}, (int8_t *)R_{write},"
+        f" numbers_{label}, {_vectors(y, form)});",
+        kernels=(template_kernel("multiply_maps"),),
+        arrays={"numbers": (np.asarray(numbers, np.int32), "table")},
+    )
+    return True
+
+
+def lower_gate_map(builder: Builder, node: q.QGate) -> bool:
+    """A gate for every pixel: dense, as 16-bit tensors are."""
+    tensor = builder.graph.tensor
+    x, gate, y = (tensor(t) for t in (*node.inputs, node.output))
+    if not can_gate(node, x, gate, y):
+        return False
+    read, factors = builder.need(x.name, DENSE), builder.need(gate.name, DENSE)
+    source = Source("pixels", read, builder.provide(y.name, DENSE), "static MNV3C_NOINLINE", "dotprod")
+    builder.add(gate_stage(node, x, source, factors))
     return True
 
 

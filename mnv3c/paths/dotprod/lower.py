@@ -17,9 +17,10 @@ from mnv3c.paths.dotprod.block import (
     stem_waits,
 )
 from mnv3c.paths.dotprod.builder import Builder, Instructions
-from mnv3c.paths.dotprod.elementwise import lower_elementwise, separate_tables
+from mnv3c.paths.dotprod.elementwise import lower_elementwise, lower_gate_map, separate_tables
 from mnv3c.paths.dotprod.links import Members
 from mnv3c.paths.dotprod.loads import SINGLE_LOADS
+from mnv3c.paths.dotprod.logits import lower_logits
 from mnv3c.paths.dotprod.pool import lower_requantize
 from mnv3c.paths.dotprod.resize import lower_resize
 from mnv3c.paths.dotprod.stages import lower_dense, lower_gate, lower_pointwise, lower_vector
@@ -90,7 +91,7 @@ def _flips_for_stem(builder: Builder, node: q.FlipSign) -> bool:
 
 def _lower_other(builder: Builder, node: Node) -> bool:
     if isinstance(node, q.QGate):
-        return lower_gate(builder, node)
+        return lower_gate(builder, node) or lower_gate_map(builder, node)
     if isinstance(node, q.Requantize):
         return lower_requantize(builder, node)
     return lower_resize(builder, node) or lower_elementwise(builder, node)
@@ -104,7 +105,7 @@ def _lower_conv(
     x = conv.inputs[0]
     if can_stem(builder, conv) and lower_stem(builder, conv, flips.pop(x, None)):
         return
-    for rule in (lower_vector, lower_pointwise, lower_dense):
+    for rule in (lower_vector, lower_pointwise, lower_logits, lower_dense):
         if rule(builder, conv):
             return
     builder.fall_back(conv, "no fast kernel for this convolution")

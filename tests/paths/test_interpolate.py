@@ -45,7 +45,7 @@ def portable(library: Library, path: str) -> list[str]:
 
 
 def random_graph(seed: int) -> Graph:
-    """Enlargements of a map in tiles and of one that is dense, of int8 and of int16, alone and with an argmax."""
+    """Enlargements of maps in tiles and of dense ones, of int8 and of int16, alone and with an argmax."""
     rng = np.random.default_rng(seed)
     b = Builder(seed, f"enlarged{seed}")
     height, width = (int(n) for n in rng.integers(1, 12, 2))

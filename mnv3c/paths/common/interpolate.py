@@ -1,8 +1,8 @@
 """Bilinear enlargement in vectors, for every path of 64-bit Arm: plans, constants and bodies of stages.
 
-Rows of the input are brought to the output's width ("lines"), then every output row lies between two of these.
-Weights have a common power of two where the sizes do: 65 rows out of 17 need quarters, not 2048ths. What is
-left decides how wide the lanes of a line are:
+Rows of the input are brought to the output's width ("lines"), then every output row lies between two of
+these. Weights have a common power of two where the sizes do: 65 rows out of 17 need quarters, not 2048ths.
+What is left decides how wide the lanes of a line are:
 
 * ``narrow``: int8 to int8 over 16 bits;
 * ``wide``: int8 to int8 over 32 bits;
@@ -106,7 +106,7 @@ class Lookups:
 
 
 def tile_lookups(p: Plan, tiles: int) -> Lookups | None:
-    """For groups of 4 pixels in rows of ``tiles`` tiles; ``None`` where two neighbouring tiles do not hold them."""
+    """For groups of 4 pixels in rows of ``tiles`` tiles; ``None`` where two neighbours do not hold them."""
     below, above, weights = (_grouped(v, 4) for v in (p.columns.below, p.columns.above, p.columns.weights))
     base = np.clip(below.min(axis=1) // 4, 0, max(tiles - 2, 0))
     spread = np.arange(16) % 4

@@ -43,7 +43,8 @@ def gate_stage(node: q.QGate, x: Tensor, source: Source, gate: str) -> Stage:
     body = (
         f"const int32_t first = {shares.begin};\n"
         f"{name}((const int8_t *)R_{source.read} + first * {row},"
-        f" (const int16_t *)(const void *)R_{gate} + first * {row}, (int8_t *)R_{source.write} + first * {row},"
+        f" (const int16_t *)(const void *)R_{gate} + first * {row},"
+        f" (int8_t *)R_{source.write} + first * {row},"
         f" factor_{label}, zeros_{label}, numbers_{label}, {channels}, ({shares.end} - first) * {width});"
     )
     return Stage(

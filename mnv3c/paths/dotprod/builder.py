@@ -13,8 +13,8 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Shape, Tensor
 from mnv3c.paths.common.knobs import K, Knob
-from mnv3c.paths.common.regions import external, region_names
 from mnv3c.paths.common.notes import portable_notes
+from mnv3c.paths.common.regions import external, region_names
 from mnv3c.paths.common.shares import MOST
 from mnv3c.paths.dotprod.layout import BLOCKS, TILE, best_block, block_name, quads, tiled_bytes
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel

@@ -19,7 +19,8 @@ class Epilogue:
     """The variant of a kernel's epilogue. Each field changes the code; equal ones share it.
 
     Attributes:
-        kind: ``int8``, ``int16``, ``hswish`` or ``residual``; of a vector ``plain``, ``hswish`` or ``hsigmoid``.
+        kind: ``int8``, ``int16``, ``hswish`` or ``residual``; of a vector ``plain``, ``hswish``,
+            ``hsigmoid``.
         saturate: the narrowing to 16 bits may saturate (two instructions instead of one).
         shift: left shift of the accumulators.
         offset: ``none``, ``uniform`` or ``channel``: what is added before the last narrowing.

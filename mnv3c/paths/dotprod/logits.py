@@ -66,7 +66,8 @@ def lower_logits(builder: Builder, node: q.FusedConv) -> bool:
             multiply,
             "for (int32_t i = 0; i < rows; ++i) {",
             f"  {turn.name}((const int16_t *)(const void *)(tiles + i * {out_row}),"
-            f" (int16_t *)(void *)R_{target} + (ptrdiff_t)(row + i) * {width * channels}, {width}, {channels});",
+            f" (int16_t *)(void *)R_{target} + (ptrdiff_t)(row + i) * {width * channels},"
+            f" {width}, {channels});",
             "}",
             "}",
         ]

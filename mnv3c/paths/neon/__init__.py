@@ -46,7 +46,7 @@ def lower(graph: Graph, options: Options, dialect: Dialect = ARM64) -> Program:
         path=name,
         stages=tuple(stages),
         regions=regions_of(context),
-        includes=("arm_neon.h",),
+        includes=("arm_neon.h", "stddef.h"),
         prologue=render("kernels/neon/prologue.c.j2"),
         notes=tuple(notes),
     )

@@ -19,11 +19,13 @@ class Dialect:
         look_up: ``look_up_neon``.
         depthwise_pixels: most pixels of a depthwise convolution's tile. Each keeps a 16-bit and two 32-bit
             sums in registers; that leaves room for the inputs and a row of weights.
+        arm64: the kernels of ``templates/kernels/arm64`` can be used.
     """
 
     tile: Callable[[int, Depth], Kernel]
     look_up: Callable[[], Kernel]
     depthwise_pixels: int
+    arm64: bool = False
 
 
 def _tile(pixels: int, depth: Depth) -> Kernel:
@@ -35,4 +37,4 @@ def _look_up() -> Kernel:
     return Kernel("look_up_neon", render("kernels/neon/look_up.c.j2"))
 
 
-ARM64 = Dialect(_tile, _look_up, depthwise_pixels=7)
+ARM64 = Dialect(_tile, _look_up, depthwise_pixels=7, arm64=True)

@@ -10,9 +10,12 @@ from mnv3c.codegen.program import Constant, Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
+from mnv3c.paths.common.notes import portable_notes
+from mnv3c.paths.common.wide import in_16_bits
 from mnv3c.paths.neon.context import Context, shape_text
 from mnv3c.paths.neon.elementwise import LEAST_ELEMENTS, lower_elementwise
 from mnv3c.paths.neon.epilogue import pool_epilogue
+from mnv3c.paths.neon.maps import lower_map
 from mnv3c.paths.neon.pack import BLOCK, Strided, pack_lanes
 from mnv3c.paths.neon.pointwise import Pointwise, pixel_runs
 from mnv3c.paths.neon.shares import Shares, cut, efficiency
@@ -39,21 +42,20 @@ def lower_node(context: Context, node: Node) -> Lowered:
     if step is not None:
         assert step.kind == "pointwise"  # all others are chains
         stage = _pointwise(context, step)
+    elif in_16_bits(context.graph, node):
+        stage = None
     elif isinstance(node, q.QGate):
-        stage = _gate(context, node)
+        stage = _gate(context, node) or lower_map(context, node)
     elif isinstance(node, q.ChannelSum):
         stage = _channel_sum(context, node)
     elif isinstance(node, q.Requantize):
         stage = _requantize(context, node)
     else:
-        stage = lower_elementwise(context, node)
+        stage = lower_elementwise(context, node) or lower_map(context, node)
     if stage is not None:
         return Lowered((stage,))
     stages = tuple(lower_portable(context.graph, node, context.regions))
-    # Nodes that run once over a vector of channels are no loss.
-    small = isinstance(node, q.Requantize | q.QMean | q.Quantize | q.Dequantize | q.FlipSign)
-    notes = () if small else (f"{node.name}: portable kernel ({stages[0].title})",)
-    return Lowered(stages, notes)
+    return Lowered(stages, portable_notes(node, stages[0]))
 
 
 def _pointwise(context: Context, step: Step) -> Stage:

@@ -76,6 +76,7 @@ def values(graph: Graph, camera: Camera) -> Mapping[str, object]:
         "yuv": f.yuv,
         "meaning": "; ".join(f.meaning),
         "planes": planes,
+        "components": [{"plane": c.plane, "offset": c.offset, "half": c.half} for c in f.components],
         "groups": groups,
         "height": height,
         "width": width,
@@ -103,9 +104,11 @@ def _lines(table: np.ndarray) -> list[str]:
     return [", ".join(texts[i : i + width]) + "," for i in range(0, len(texts), width)]
 
 
-def column_bytes(camera: Camera) -> int:
-    """Of one column in the table that a run makes: two offsets a plane, and a weight."""
-    return 8 * len(camera.format.planes) + 4
+def table_bytes(camera: Camera, width: int) -> int:
+    """Of the table of columns that a run makes: for each column two offsets a plane and a weight; or, for
+    each 16 columns, where two halves begin in each plane, 6 lists of 16 bytes to take, and 16 weights."""
+    planes = len(camera.format.planes)
+    return max(width * (8 * planes + 4), -(-width // 16) * (8 * planes + 6 * 16 + 2 * 16))
 
 
 def with_camera(program: Program, graph: Graph, camera: Camera) -> Program:
@@ -114,7 +117,7 @@ def with_camera(program: Program, graph: Graph, camera: Camera) -> Program:
     tensor = graph.tensor(graph.inputs[0])
     height, width, channels = tensor.shape
     given = next(r.name for r in program.regions if r.external == ("input", 0))
-    table = Region(_unused(program, "camera_columns"), width * column_bytes(camera))
+    table = Region(_unused(program, "camera_columns"), table_bytes(camera, width))
     readers = [s for s in program.stages if given in s.reads]
     stages, regions = list(program.stages), [*program.regions, table]
     image = ""

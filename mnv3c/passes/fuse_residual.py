@@ -20,6 +20,9 @@ def fuse_residual(graph: Graph) -> Graph:
     for node in graph.nodes:
         if isinstance(node, q.QConv) and graph.tensor(node.output).dtype == "int16":
             add = graph.sole_consumer(node.output, q.QAdd)
+            # A stored tensor of 16 bits has a multiplier: it is not in the sum's units.
+            if add is not None and add.multipliers[add.inputs.index(node.output)]:
+                continue
             # An add of two convolutions takes the later one, whose partner is then already computed.
             if add is not None:
                 projections[add.name] = node

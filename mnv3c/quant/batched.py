@@ -130,9 +130,10 @@ def integer_node(graph: Graph, node: Node, args: list[np.ndarray]) -> np.ndarray
 
 
 def accumulate(graph: Graph, node: q.QConv, x: np.ndarray) -> np.ndarray:
-    """Exact int64 accumulators of a convolution over an int8 batch, bias included."""
+    """Exact int64 accumulators of a convolution over an int8 or int16 batch, bias included."""
     _, kh, kw, per_group = node.weight.shape
-    kind = np.float32 if kh * kw * per_group * 128 * 127 < 2**24 else np.float64
+    reach = 128 if x.dtype == np.int8 else 32768
+    kind = np.float32 if kh * kw * per_group * reach * 127 < 2**24 else np.float64
     quant = graph.tensor(node.inputs[0]).quant
     zero_point = np.asarray(quant.zero_point if quant else 0, kind)
     return convolve(node, x.astype(kind), zero_point).astype(I64) + node.bias

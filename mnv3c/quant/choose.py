@@ -10,6 +10,8 @@ from mnv3c.quant.ranges import LEVELS, Affine, Sample, affine, clip_range
 from mnv3c.quant.state import State
 from mnv3c.quant.weights import accumulator_unit, fold_input_scale, round_weights
 
+# Sixteen bits have room for half more than calibration saw.
+HEADROOM = 1.5
 _SWISH_LEAST = -1.0 / 16  # times 1 / slope: x * (slope * x + 1/2) at x = -1 / (4 * slope)
 
 
@@ -57,6 +59,18 @@ def choose(
         low = np.maximum(low, _SWISH_LEAST / activation.slope)
     high = np.maximum(high, low + LEVELS * max(floor, 1e-30))
     return affine(low, high, common_zero=common_zero)
+
+
+def choose16(state: State, name: str, *, floor: float = 0.0, reach: int = 32767) -> Affine:
+    """int16 quantisation of a float tensor, with a zero point of 0, of all that was seen and half more.
+
+    Args:
+        floor: the finest scale that makes sense, of the channel with the widest range.
+        reach: the integer that stands for the end of the range.
+    """
+    profile = state.profiles.get(name, np.ones(1))
+    peak = float((np.abs(state.exact[name]).max(axis=(0, 1, 2)) / profile).max()) or 1.0
+    return Affine(np.maximum(HEADROOM * peak / reach * profile, floor * profile), np.zeros(1))
 
 
 def _cost(state: State, name: str) -> np.ndarray:

@@ -207,7 +207,8 @@ def _conv(w: _Writer, node: q.QConv) -> None:
     zeros = np.broadcast_to(zero, source.shape[2]).reshape(node.groups, 1, per_group)
     sums = node.weight.sum(axis=(1, 2), dtype=np.int64).reshape(node.groups, -1, per_group)
     bias = node.bias + (sums * zeros).sum(axis=2).ravel()
-    parts = _parts(node)
+    # An int8 value less its zero point needs 9 bits; an int16 one has a zero point of 0.
+    parts = _parts(node, 255 if source.dtype == "int8" else 32768)
     if len(parts) == 1:
         acc = _sums(w, node, w.read(node.inputs[0], zero), node.weight)
     else:
@@ -222,15 +223,15 @@ def _conv(w: _Writer, node: q.QConv) -> None:
     _requantized(w, node, acc, bias, node.requant)
 
 
-def _parts(node: q.QConv) -> list[slice]:
-    """Input channels in parts whose sums stay below 2**24, where float32 is exact."""
-    reach = int(np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0)) * 255
-    if reach < _EXACT:
+def _parts(node: q.QConv, reach: int) -> list[slice]:
+    """Input channels in parts whose sums, of values up to ``reach``, stay below 2**24: exact in float32."""
+    weights = int(np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
+    if weights * reach < _EXACT:
         return [slice(0, node.weight.shape[3])]
     if node.groups > 1:
         raise Mnv3cError("sums beyond 24 bits in a group, which float32 does not hold", f"node {node.name}")
     taps = node.kernel[0] * node.kernel[1]
-    step = max(1, (_EXACT - 1) // (taps * 255 * int(np.abs(node.weight.astype(np.int64)).max())))
+    step = max(1, (_EXACT - 1) // (taps * reach * int(np.abs(node.weight.astype(np.int64)).max())))
     return [slice(i, min(i + step, node.weight.shape[3])) for i in range(0, node.weight.shape[3], step)]
 
 
@@ -273,7 +274,9 @@ def _add(w: _Writer, node: q.QAdd) -> None:
     terms = []
     for name, multiplier in zip(node.inputs, node.multipliers, strict=True):
         narrow = w.graph.tensor(name).dtype == "int8"
-        terms.append(_rounded(w, w.read(name), multiplier * 2.0**-7 if narrow else 1.0))
+        factor = multiplier * 2.0 ** (-7 if narrow else -15)
+        # A multiplier of 0 says that a 16-bit operand is in the sum's units.
+        terms.append(_rounded(w, w.read(name), factor if narrow or multiplier else 1.0))
     total = _saturated16(w, w.op("Add", terms))
     total = _saturated16(w, w.op("Add", [total, w.channels(node.bias)]))
     _finish(w, node, _rounded(w, total, 2.0**-node.fraction), 0, node.low, node.high)

@@ -18,7 +18,7 @@ from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
 from mnv3c.quant import spatial
-from mnv3c.quant.choose import choose, clip_bounds
+from mnv3c.quant.choose import HEADROOM, choose, choose16, clip_bounds
 from mnv3c.quant.groups import Group, is_gate
 from mnv3c.quant.ranges import Affine
 from mnv3c.quant.rounding import fit_weights
@@ -39,6 +39,8 @@ _FINEST_16 = 2.0**-11
 # The other way round, the left shift before the multiplication stays small.
 _COARSEST = 16.0
 _GATE_ONE = 2.0**15
+# A sum in 16 bits leaves one of them to its fraction.
+_HALF_16 = 16383
 # An average over so many pixels, all counted alike, is a depthwise convolution, which has fast kernels.
 _LARGEST_WINDOW = 25
 _SWISH_SHIFT_MAX = 7
@@ -98,13 +100,17 @@ def _finish(
     clamp: tuple[int, int] = (-128, 127),
     coarse: np.ndarray | float = 1.0,
 ) -> q.QConv:
-    weights, bias = fit_weights(state, conv, scale, finest)
+    reach = state.reach(conv.inputs[0])
+    # The units of an input in 16 bits are finer by as much.
+    weights, bias = fit_weights(state, conv, scale, finest * 128 / reach)
     x = state.affine[conv.inputs[0]]
-    return make_conv(conv, output, weights, bias, x, scale, zero_point, *clamp, coarse)
+    return make_conv(conv, output, weights, bias, x, scale, zero_point, *clamp, coarse, reach)
 
 
 def _conv_int8(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
     name = group.output
+    if name in state.raised:
+        return final_conv(state, group, conv)
     result = choose(state, name, group.activation, floor=float(_unit(state, conv).max()) / _COARSEST)
     state.store(name, result)
     clamp = clip_bounds(group.activation, result)
@@ -112,26 +118,27 @@ def _conv_int8(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
 
 
 def final_conv(state: State, group: Group, conv: f.Conv2d) -> list[Node]:
-    """The last convolution with an int16 result, whose scale just reaches what was seen, and half more."""
-    peak = float(np.abs(state.exact[group.output]).max()) or 1.0
-    scale = max(1.5 * peak / 32767, float(_unit(state, conv).max()) / _COARSEST)
-    state.store(group.output, Affine(np.asarray([scale]), np.zeros(1)), "int16")
-    return [_finish(state, conv, group.output, scale, _FINEST_16, coarse=2.0**8)]
+    """A convolution with an int16 result, such as the last."""
+    result = choose16(state, group.output, floor=float(_unit(state, conv).max()) / _COARSEST)
+    state.store(group.output, result, "int16")
+    return [_finish(state, conv, group.output, result.scale, _FINEST_16, coarse=2.0**8)]
 
 
 def _conv_hard_swish(state: State, conv: f.Conv2d, activation: f.Activation) -> list[Node]:
     # x * clip(slope * x + 1/2, 0, 1) is h-swish(6 * slope * x) / (6 * slope).
     stretch = 6.0 * activation.slope
-    result = choose(state, activation.output, activation)
+    raised = activation.output in state.raised
+    result = choose16(state, activation.output) if raised else choose(state, activation.output, activation)
+    top = 32767 if raised else 127
     peak = float(state.exact[activation.output].max()) * stretch
     if peak > 2 * _SWISH_REACH:
         raise Mnv3cError(
             f"h-swish results up to {peak:.3g} are far beyond the {_SWISH_REACH:g} it holds", activation.name
         )
     # What exceeds the operator's reach is cut off by it, so no range need be wider.
-    widest_scale = _SWISH_REACH / stretch / np.maximum(127 - result.zero_point, 1)
+    widest_scale = _SWISH_REACH / stretch / np.maximum(top - result.zero_point, 1)
     result = Affine(np.minimum(result.scale, widest_scale), result.zero_point)
-    reach = float((result.scale * (127 - result.zero_point)).max()) * stretch
+    reach = float((result.scale * (top - result.zero_point)).max()) * stretch
     shift = min(max(0, int(np.ceil(np.log2(max(reach, 1e-30) / 1.5)))), _SWISH_SHIFT_MAX)
     # Sixteen bits leave room: a coarser unit that keeps the multiplier below one saves the pre-shift.
     widest = float(_unit(state, conv).max()) * stretch
@@ -142,6 +149,9 @@ def _conv_hard_swish(state: State, conv: f.Conv2d, activation: f.Activation) -> 
     ):
         shift += 1
     half = _swish_unit(shift) / 2 / stretch  # of the doubled product, in reals
+    if raised:  # no multiplier reaches one; what an add asks for is the proportion of the scales
+        least = half * _GATE_ONE / 32767 / float(result.scale.min())
+        result = Affine(result.scale * max(1.0, least), result.zero_point)
     multiplier = np.clip(np.floor(half / result.scale * _GATE_ONE), 1, 32767)
     exact = Affine(half * _GATE_ONE / multiplier, result.zero_point)
     pre = state.declare(
@@ -150,10 +160,11 @@ def _conv_hard_swish(state: State, conv: f.Conv2d, activation: f.Activation) -> 
         "int16",
         Affine(np.asarray([2 * half]), np.zeros(1)),
     )
-    state.store(activation.output, exact)
+    state.store(activation.output, exact, "int16" if raised else "int8")
+    # The slope of an h-swish reaches 1.5.
+    coarse = np.maximum(exact.scale / (3 * half), 1.0 if raised else 0.0)
     return [
-        # The slope of an h-swish reaches 1.5.
-        _finish(state, conv, pre, 2 * half, _FINEST_16, coarse=exact.scale / (3 * half)),
+        _finish(state, conv, pre, 2 * half, _FINEST_16, coarse=coarse),
         q.QHardSwish(
             activation.name,
             (pre,),
@@ -185,20 +196,21 @@ def _conv_gate(state: State, conv: f.Conv2d, activation: f.Activation) -> list[N
 
 def _conv_add(state: State, group: Group, conv: f.Conv2d, add: f.Add) -> list[Node]:
     other = add.inputs[1] if add.inputs[0] == conv.output else add.inputs[0]
-    x = state.affine[other]
-    result = choose(
-        state, group.output, group.activation, floor=float(_unit(state, conv).max()) / 2**7, single=True
-    )
+    x, reach = state.affine[other], state.reach(other)
+    peak = np.abs(state.exact[conv.output]).max(axis=(0, 1, 2)) * HEADROOM
+    raised = group.output in state.raised
+    if raised:
+        result = _sum16(state, group.output, float((peak / x.scale).max()) + reach, x)
+    else:
+        floor = float(_unit(state, conv).max()) / 2**7
+        result = choose(state, group.output, group.activation, floor=floor, single=True)
     scale, zero = result.scale, result.zero_point
     ratio = float(x.scale[0] / scale[0])
     # Both operands, their sum and the zero points have to stay within 16 bits.
-    widest = np.abs(state.exact[conv.output]).max(axis=(0, 1, 2)) * 1.5 / scale + np.abs(zero)
-    largest = max(float(widest.max()) + 128 * ratio, 128.0)
-    fraction = min(7, int(np.floor(np.log2(32767 / largest))), int(np.floor(np.log2(32767 / (128 * ratio)))))
-    if fraction < 1:
-        raise Mnv3cError("operands of the sum are much wider than the sum itself", add.name)
+    widest = peak / scale + np.abs(zero)
+    fraction = _fraction(max(float(widest.max()) + reach * ratio, 128.0), reach * ratio, raised, add)
     fine = scale / 2**fraction
-    multiplier = round(ratio * 2 ** (7 + fraction))
+    multiplier = _add_multiplier(ratio, fraction, reach)
     taken = zero * 2**fraction - x.zero_point * multiplier / 2**7
     pre = state.declare(
         conv.output,
@@ -206,11 +218,11 @@ def _conv_add(state: State, group: Group, conv: f.Conv2d, add: f.Add) -> list[No
         "int16",
         Affine(fine, taken),
     )
-    state.store(group.output, result)
+    state.store(group.output, result, "int16" if raised else "int8")
     low, high = clip_bounds(group.activation, result)
     first = add.inputs[0] == conv.output
     return [
-        _finish(state, conv, pre, fine, _FINEST_16, taken, coarse=2.0**fraction),
+        _finish(state, conv, pre, fine, _FINEST_16, taken, coarse=1.0 if raised else 2.0**fraction),
         q.QAdd(
             add.name,
             (pre, other) if first else (other, pre),
@@ -226,27 +238,31 @@ def _conv_add(state: State, group: Group, conv: f.Conv2d, add: f.Add) -> list[No
 
 def _add(state: State, group: Group, add: f.Add) -> list[Node]:
     operands = [state.affine[i] for i in add.inputs]
-    result = choose(state, group.output, group.activation, single=True)
+    reaches = [state.reach(i) for i in add.inputs]
+    raised = group.output in state.raised
+    if raised:
+        first = operands[0]
+        span = sum(n * float(a.scale[0] / first.scale[0]) for a, n in zip(operands, reaches, strict=True))
+        result = _sum16(state, group.output, 2 * span, first)  # zero points at most double the integers
+    else:
+        result = choose(state, group.output, group.activation, single=True)
+        # An operand far wider than the sum would not fit; the sum's scale then follows the operands'.
+        least = max(float(a.scale[0]) * n / 128 for a, n in zip(operands, reaches, strict=True)) / 32
+        result = Affine(np.asarray([max(float(result.scale[0]), least)]), result.zero_point)
     scale, zero = float(result.scale[0]), float(result.zero_point[0])
-    # An operand far wider than the sum would not fit; the sum's scale then follows the operands'.
-    scale = max(scale, max(float(a.scale[0]) for a in operands) / 32)
-    result = Affine(np.asarray([scale]), result.zero_point)
     ratios = [float(a.scale[0]) / scale for a in operands]
     span = (
-        sum(r * 128 for r in ratios)
+        sum(r * n for r, n in zip(ratios, reaches, strict=True))
         + abs(zero)
         + sum(r * abs(float(a.zero_point[0])) for r, a in zip(ratios, operands, strict=True))
     )
-    fraction = min(
-        7, int(np.floor(np.log2(32767 / span))), int(np.floor(np.log2(32767 / (128 * max(ratios)))))
-    )
-    if fraction < 1:
-        raise Mnv3cError("operands of the sum are much wider than the sum itself", add.name)
-    multipliers = [round(r * 2 ** (7 + fraction)) for r in ratios]
+    widest = max(r * n for r, n in zip(ratios, reaches, strict=True))
+    fraction = _fraction(span, widest, raised, add)
+    multipliers = [_add_multiplier(r, fraction, n) for r, n in zip(ratios, reaches, strict=True)]
     bias = zero * 2**fraction - sum(
         m / 2**7 * float(a.zero_point[0]) for m, a in zip(multipliers, operands, strict=True)
     )
-    state.store(group.output, result)
+    state.store(group.output, result, "int16" if raised else "int8")
     low, high = clip_bounds(group.activation, result)
     return [
         q.QAdd(
@@ -260,6 +276,37 @@ def _add(state: State, group: Group, add: f.Add) -> list[Node]:
             high,
         )
     ]
+
+
+def _sum16(state: State, name: str, span: float, x: Affine) -> Affine:
+    """int16 quantisation of a sum: with one bit of fraction its operands stay within 16 bits too.
+
+    Args:
+        span: of both operands, in units of the scale of the operand ``x``.
+    """
+    profile = state.profiles.get(name, np.ones(1))
+    floor = float((x.scale / profile).max()) * span / _HALF_16
+    return choose16(state, name, floor=floor, reach=_HALF_16)
+
+
+def _fraction(span: float, widest: float, raised: bool, add: f.Add) -> int:
+    """Bits of fraction of a sum, so many that it stays within 16 bits and the multipliers below one.
+
+    Args:
+        span, widest: the greatest magnitudes of the sum, and of an operand with a multiplier.
+
+    Raises:
+        Mnv3cError: there is room for none.
+    """
+    bits = min(1 if raised else 7, *(int(np.floor(np.log2(32767 / n))) for n in (span, widest)))
+    if bits < 1:
+        raise Mnv3cError("operands of the sum are much wider than the sum itself", add.name)
+    return bits
+
+
+def _add_multiplier(ratio: float, fraction: int, reach: int) -> int:
+    """The Q15 multiplier of a sum's operand: 8 bits are shifted up to 16 before they meet it."""
+    return round(ratio * 2**fraction * _GATE_ONE * reach / 2**15)
 
 
 def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
@@ -278,7 +325,7 @@ def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
     if shift > 7:
         raise Mnv3cError("the gated tensor is much narrower than its input", node.name)
     factor = np.clip(np.rint(ratio / 2**shift * _GATE_ONE), 0, 32767).astype(np.int16)
-    state.store(group.output, result)
+    state.store(group.output, result, "int16" if group.output in state.raised else "int8")
     low, high = clip_bounds(group.activation, result)
     gated = q.QGate(
         node.name,
@@ -295,8 +342,13 @@ def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
 
 
 def _choose_gated(state: State, group: Group, node: f.Multiply) -> Affine:
-    """Quantisation of a gate's product: at least a 64th of the input's scale, one zero point."""
+    """Quantisation of a gate's product: at least a 64th of the input's scale, one zero point.
+
+    In 16 bits it may be half of that, which an input less its zero point, of 9 bits, uses fully.
+    """
     x = state.affine[node.inputs[0]]
+    if group.output in state.raised:
+        return choose16(state, group.output, floor=float(x.scale.max()) * _GATE_ONE / 32766 / 2**7)
     result = choose(state, group.output, group.activation, common_zero=True)
     floor = x.scale / 64 if len(result.scale) > 1 else x.scale.max() / 64
     return Affine(np.maximum(result.scale, floor), result.zero_point)
@@ -327,21 +379,24 @@ def _mean(state: State, node: f.GlobalAveragePool) -> list[Node]:
     data = node.inputs[0]
     height, width, channels = state.source.tensor(data).shape
     x = state.affine[data]
-    result = choose(state, node.output)
+    raised, reach = node.output in state.raised, state.reach(data)
+    result = choose16(state, node.output) if raised else choose(state, node.output)
     scale = np.broadcast_to(x.scale, channels) / (height * width)
     # A mean is never finer than its sum's unit by more than the shift allows.
     result = Affine(np.maximum(result.scale, scale.max() / _COARSEST), result.zero_point)
     ratio = np.broadcast_to(scale / result.scale, channels)
     multiplier, shift = quantize_multiplier(ratio)
     area = height * width
-    # A sum less its zero points is below 256 * area.
-    multiplier = shorten(multiplier.astype(np.float64), NEGLIGIBLE / (256.0 * area) * 2.0 ** (31 - shift))
+    # A sum less its zero points is below 2 * reach * area.
+    multiplier = shorten(
+        multiplier.astype(np.float64), NEGLIGIBLE / (2.0 * reach * area) * 2.0 ** (31 - shift)
+    )
     zero = np.broadcast_to(x.zero_point, channels) * area
     bias = shorten(result.zero_point * result.scale / scale - zero, NEGLIGIBLE / ratio)
-    if not np.all(np.ldexp(np.abs(bias) + 128.0 * area, shift) < 2.0**31):
+    if not np.all(np.ldexp(np.abs(bias) + float(reach) * area, shift) < 2.0**31):
         raise Mnv3cError("too large an area for a 32-bit sum", node.name)
     total = state.declare(f"{node.output}_sum", (1, 1, channels), "int32", None)
-    state.store(node.output, result)
+    state.store(node.output, result, "int16" if raised else "int8")
     return [
         q.ChannelSum(f"{node.name}_sum", (data,), (total,)),
         q.Requantize(node.name, (total,), (node.output,), bias, q.Requant(multiplier, shift)),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
-from mnv3c.ir.graph import Graph, Quant
+from mnv3c.ir.graph import Graph, Quant, Tensor
 from mnv3c.quant import batched
 from mnv3c.quant.state import Progress, decibels
 
@@ -45,6 +45,38 @@ def sensitivity(
         batch: its inputs, float32 ``(N, H, W, C)``; every tensor of a few of them is held in memory.
     """
     changes = _changes(graph, quantized)
+    signal, sums = _measure(graph, changes, batch, progress)
+    results = [
+        Sensitivity(name, what, decibels(signal, float(noise)), float(same) / len(batch))
+        for (name, what, _), (noise, same) in zip(changes, sums, strict=True)
+    ]
+    return sorted(results, key=lambda r: r.signal_to_noise_db)
+
+
+def tensor_noise(
+    graph: Graph,
+    quantized: Graph,
+    batch: np.ndarray,
+    names: Sequence[str],
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Squared error of the first output, over signal, as each of some 8-bit tensors alone is rounded."""
+    stored = (n for n in names if quantized.tensor(n).dtype == "int8")
+    changes = [(name, "activation", _rounded(name, quantized.tensor(name))) for name in stored]
+    signal, sums = _measure(graph, changes, batch, progress)
+    return {
+        name: float(noise) / max(signal, 1e-30)
+        for (name, _, _), (noise, _) in zip(changes, sums, strict=True)
+    }
+
+
+def _measure(
+    graph: Graph,
+    changes: Sequence[tuple[str, str, Change]],
+    batch: np.ndarray,
+    progress: Progress | None,
+) -> tuple[float, np.ndarray]:
+    """The first output's sum of squares; and for each change the error's, and how many inputs agree."""
     total = -(-len(batch) // _AT_ONCE) * len(changes)
     sums = np.zeros((len(changes), 2))
     signal = 0.0
@@ -57,11 +89,7 @@ def sensitivity(
             sums[i] += np.square(got - want, dtype=np.float64).sum(), _same(got, want)
             if progress:
                 progress("sensitivity", start // _AT_ONCE * len(changes) + i + 1, total)
-    results = [
-        Sensitivity(name, what, decibels(signal, float(noise)), float(same) / len(batch))
-        for (name, what, _), (noise, same) in zip(changes, sums, strict=True)
-    ]
-    return sorted(results, key=lambda r: r.signal_to_noise_db)
+    return signal, sums
 
 
 def _changes(graph: Graph, quantized: Graph) -> list[tuple[str, str, Change]]:
@@ -72,7 +100,7 @@ def _changes(graph: Graph, quantized: Graph) -> list[tuple[str, str, Change]]:
         tensor = quantized.tensor(name)
         wide = tensor.dtype == "int16" and name not in graph.outputs
         if tensor.quant is not None and tensor.dtype in _LEVELS and not wide:
-            found.append((name, "activation", _rounded(name, tensor.quant, tensor.dtype)))
+            found.append((name, "activation", _rounded(name, tensor)))
     convs = {n.name: n for n in quantized.nodes if isinstance(n, q.QConv)}
     for node in graph.nodes:
         if isinstance(node, f.Conv2d) and node.name in convs and node.inputs[0] in names:
@@ -81,8 +109,10 @@ def _changes(graph: Graph, quantized: Graph) -> list[tuple[str, str, Change]]:
     return found
 
 
-def _rounded(name: str, quant: Quant, dtype: str) -> Change:
-    return lambda values: {name: fake_quantize(values[name], quant, dtype)}
+def _rounded(name: str, tensor: Tensor) -> Change:
+    quant = tensor.quant
+    assert quant is not None
+    return lambda values: {name: fake_quantize(values[name], quant, tensor.dtype)}
 
 
 def _computed(graph: Graph, node: f.Conv2d) -> Change:

@@ -50,6 +50,7 @@ class State:
         nodes, tensors: of the integer graph.
         profiles: float tensor to the proportions of its channels' scales, where adds prescribe them.
         wide: float tensors that are stored in 16 bits (``prepare.wide_tensors``).
+        raised: float tensors inside the network that are stored in 16 bits (``mixed.candidates``).
         importance: float tensor to what squared errors of its channels do to the outputs, if known.
         noise: float tensor to the signal-to-noise ratio of its integers, in decibels.
     """
@@ -66,6 +67,7 @@ class State:
     profiles: dict[str, np.ndarray] = field(default_factory=dict)
     importance: dict[str, np.ndarray] = field(default_factory=dict)
     wide: frozenset[str] = frozenset()
+    raised: frozenset[str] = frozenset()
 
     def emit(self, *nodes: Node) -> None:
         self.nodes += nodes
@@ -79,6 +81,10 @@ class State:
         """Declare the integer tensor of a float tensor of the same name."""
         self.affine[name] = affine
         return self.declare(name, self.source.tensor(name).shape, dtype, affine)
+
+    def reach(self, name: str) -> int:
+        """The largest magnitude of a stored tensor's integers."""
+        return 32768 if self.tensors[name].dtype == "int16" else 128
 
     def seen(self, name: str) -> Sample:
         return sample(name, self.exact[name], self.rng)

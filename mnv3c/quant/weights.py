@@ -129,6 +129,7 @@ def make_conv(
     low: int = -128,
     high: int = 127,
     coarse: np.ndarray | float = 1.0,
+    reach: int = 128,
 ) -> q.QConv:
     """The integer convolution.
 
@@ -137,6 +138,7 @@ def make_conv(
         x: quantisation of the input.
         scale, zero_point: of the output, an int8 or int16 tensor; the zero point goes into the bias.
         coarse: units of the output in one unit of the 8-bit tensor that it becomes.
+        reach: the largest magnitude of the input's integers.
 
     Raises:
         Mnv3cError: the bias or the accumulator leaves 32 bits.
@@ -145,7 +147,7 @@ def make_conv(
     ratio = weights.unit / scale
     multiplier, shift = quantize_multiplier(ratio)
     total = bias / weights.unit - zero_point_sum(node, weights.values, x.zero_point) + zero_point / ratio
-    worst = np.abs(weights.values.astype(np.int64)).sum(axis=(1, 2, 3)) * 128 + np.abs(total) + 1
+    worst = np.abs(weights.values.astype(np.int64)).sum(axis=(1, 2, 3)) * reach + np.abs(total) + 1
     if not np.all(np.ldexp(worst, shift) < 2.0**31):
         raise Mnv3cError("weights, bias and activation ranges differ too much for 32-bit sums", node.name)
     return q.QConv(

@@ -70,7 +70,7 @@ def execute(graph: Graph, node: Node, values: Values, between: str = "int16") ->
 
 def _pad_value(tensor: Tensor) -> np.ndarray:
     zero_point = tensor.quant.zero_point if tensor.quant else (0,)
-    return np.asarray(zero_point, np.int8)
+    return np.asarray(zero_point, tensor.dtype)
 
 
 def accumulate(node: q.QConv, x: np.ndarray, pad_value: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ def accumulate(node: q.QConv, x: np.ndarray, pad_value: np.ndarray) -> np.ndarra
         acc = np.einsum("hwyxc,cyx->hwc", view.astype(np.int32), node.weight[..., 0].astype(np.int32))
         return acc.astype(I64) + node.bias
     # Below 2**24 a float32 product of matrices is exact as well, and twice as fast.
-    exact32 = kh * kw * per_group * 128 * 255 < 2**24
+    exact32 = x.dtype == np.int8 and kh * kw * per_group * 128 * 255 < 2**24
     kind: Any = np.float32 if exact32 else np.float64
     acc = np.empty((height, width, out), I64)
     step = out // node.groups
@@ -105,7 +105,12 @@ def _hard_swish(_: Graph, node: q.QHardSwish, args: list[np.ndarray], dtype: str
     x = args[0].astype(I64)
     gate = sat16(x << node.shift)
     y = sat16(x + rdmulh16(x, gate))
-    return sat8(sat16(rdmulh16(y, node.multiplier) + node.offset))
+    return _narrow(sat16(rdmulh16(y, node.multiplier) + node.offset), dtype)
+
+
+def _narrow(x: np.ndarray, dtype: str, low: int = -128, high: int = 127) -> np.ndarray:
+    """16 bits as they are where the output has as many, else saturated to 8 and limited."""
+    return x if dtype == "int16" else np.clip(x, low, high)
 
 
 def _hard_sigmoid(_: Graph, node: q.QHardSigmoid, args: list[np.ndarray], dtype: str) -> np.ndarray:
@@ -117,12 +122,13 @@ def _lut(_: Graph, node: q.QLut, args: list[np.ndarray], dtype: str) -> np.ndarr
 
 
 def _add(_: Graph, node: q.QAdd, args: list[np.ndarray], dtype: str) -> np.ndarray:
-    terms = [
-        a.astype(I64) if a.dtype == np.int16 else rdmulh16(a.astype(I64) << 8, np.asarray(m))
-        for a, m in zip(args, node.multipliers, strict=True)
-    ]
+    terms = []
+    for a, multiplier in zip(args, node.multipliers, strict=True):
+        wide = a.astype(I64) if a.dtype == np.int16 else a.astype(I64) << 8
+        in_units = a.dtype == np.int16 and multiplier == 0
+        terms.append(wide if in_units else rdmulh16(wide, np.asarray(multiplier)))
     total = sat16(sat16(terms[0] + terms[1]) + node.bias)
-    return np.clip(sat8(rounding_shift_right(total, node.fraction)), node.low, node.high)
+    return _narrow(rounding_shift_right(total, node.fraction), dtype, node.low, node.high)
 
 
 def _add32(_: Graph, node: q.QAdd32, args: list[np.ndarray], dtype: str) -> np.ndarray:
@@ -141,7 +147,7 @@ def _multiply(_: Graph, node: q.QMultiply, args: list[np.ndarray], dtype: str) -
 def _gate(_: Graph, node: q.QGate, args: list[np.ndarray], dtype: str) -> np.ndarray:
     gate = rdmulh16(args[1], node.factor)
     x = (args[0].astype(I64) - node.zero_point) << node.shift
-    return np.clip(sat16(rdmulh16(x, gate) + node.offset), node.low, node.high)
+    return _narrow(sat16(rdmulh16(x, gate) + node.offset), dtype, node.low, node.high)
 
 
 def _channel_sum(_: Graph, node: q.ChannelSum, args: list[np.ndarray], dtype: str) -> np.ndarray:

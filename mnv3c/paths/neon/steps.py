@@ -11,6 +11,7 @@ from mnv3c.codegen.program import Constant, Kernel
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node, Tensor
+from mnv3c.paths.common.wide import in_16_bits
 from mnv3c.paths.neon.context import Context
 from mnv3c.paths.neon.depthwise import Depthwise, lower_depthwise
 from mnv3c.paths.neon.epilogue import Epilogue, epilogue_of
@@ -74,7 +75,7 @@ def as_fused(node: Node | None) -> q.FusedConv | None:
 def step_of(context: Context, node: Node | None) -> Step | None:
     """The step that computes ``node``; ``None`` where its shape has no vector kernel."""
     conv_node = as_fused(node)
-    if conv_node is None:
+    if conv_node is None or in_16_bits(context.graph, conv_node):
         return None
     x, y = context.tensor(conv_node.inputs[0]), context.tensor(conv_node.outputs[0])
     conv, table = conv_node.conv, None

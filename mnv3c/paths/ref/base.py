@@ -86,6 +86,7 @@ _HELPERS = {
     "ref_requantize_twice": ("ref_rdmulh32",),
     "ref_requantize_away": ("ref_rdmulh32",),
     "ref_hard_swish": ("ref_clamp", "ref_rdmulh16"),
+    "ref_hard_swish16": ("ref_clamp", "ref_rdmulh16"),
     "ref_quantize": ("ref_clamp",),
 }
 

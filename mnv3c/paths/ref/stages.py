@@ -36,7 +36,7 @@ def _fused_conv(graph: Graph, node: q.FusedConv, regions: Regions) -> Stage:
         "multiplier": (conv.requant.multiplier, "multiplier"),
     }
     if any(conv.pad):
-        zero_point = np.asarray(x.quant.zero_point if x.quant else (0,), np.int8)
+        zero_point = np.asarray(x.quant.zero_point if x.quant else (0,), x.dtype)
         constants["padding"] = (np.broadcast_to(zero_point, x.shape[2:]).copy(), "table")
     if conv.requant.right is not None:
         constants["right"] = (conv.requant.right, "table")

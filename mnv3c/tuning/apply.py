@@ -10,7 +10,7 @@ from mnv3c.codegen.program import Schedule
 from mnv3c.errors import Mnv3cError
 from mnv3c.ir.graph import Graph
 from mnv3c.targets import Target
-from mnv3c.tuning import network, records, space, tasks
+from mnv3c.tuning import conversions, network, records, space, tasks
 from mnv3c.tuning.records import Record, Records
 from mnv3c.tuning.space import Op
 
@@ -75,7 +75,7 @@ def apply(graph: Graph, path: str, core: Target, known: Sequence[Records], famil
     chosen: tuple[tasks.Layer, ...] = tuple(own)
     if unit is not None:
         variants = tasks.variants(graph, path, core.name)
-        chosen = network.plan(graph, variants, own, cost, unit).layers
+        chosen = network.plan(graph, variants, own, cost, conversions.price(core, unit)).layers
     schedules: dict[str, Schedule] = {}
     tuned: set[str] = set()
     for layer in chosen:

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from mnv3c.codegen.program import Schedule
 from mnv3c.ir.graph import Graph
 from mnv3c.passes import run_passes
+from mnv3c.tuning.conversions import Price
 from mnv3c.tuning.space import Op
 from mnv3c.tuning.tasks import Layer
 
 Costs = Callable[[Op], float | None]
 
 DENSE = ""
-# What one conversion between forms costs for each byte of a tensor, by the unit of the costs.
-CONVERSION = {"cycles": 1.0, "s": 5e-10}
 
 _Forms = frozenset[tuple[str, str]]  # tensor, form
 
@@ -66,13 +65,14 @@ def plan(
     variants: Sequence[Layer],
     own: Sequence[Layer],
     costs: Costs,
-    unit: str = "cycles",
+    price: Price = float,
     force: Layer | None = None,
 ) -> Plan:
     """The cheapest way to cut ``graph`` into ``variants``.
 
     Args:
         own: the layers by the path's own rules. Where one of them has no cost, it stays.
+        price: of a conversion between forms, in the unit of the costs, by the tensor's bytes.
         force: a layer that the plan must contain.
     """
     fused = run_passes(graph)
@@ -83,7 +83,6 @@ def plan(
     for layer in usable:
         starts.setdefault(min(order[n] for n in layer.nodes), []).append(layer)
     tuned_nodes = {n for layer in variants for n in layer.nodes}
-    per_byte = CONVERSION[unit]
 
     states: dict[tuple[frozenset[str], _Forms], _Path] = {(frozenset(), frozenset()): _Path(0.0)}
     for i, node in enumerate(fused.nodes):
@@ -100,7 +99,7 @@ def plan(
                 reach(ahead, forms, way)
                 continue
             for layer in starts.get(i, ()):
-                extra, gained = _convert(fused, layer.needs, forms, per_byte)
+                extra, gained = _convert(fused, layer.needs, forms, price)
                 cost = way.cost + (costs(layer.op) or 0.0) + extra
                 reach(
                     ahead | frozenset(layer.nodes),
@@ -131,7 +130,7 @@ def _usable(
 
 
 def _convert(
-    fused: Graph, needs: Sequence[tuple[str, str]], forms: _Forms, per_byte: float
+    fused: Graph, needs: Sequence[tuple[str, str]], forms: _Forms, price: Price
 ) -> tuple[float, _Forms]:
     """What it costs to have ``needs``, and the forms that are there then."""
     cost, gained = 0.0, set()
@@ -141,19 +140,24 @@ def _convert(
             continue
         # Between two tiled forms the way leads through the dense one.
         steps = 1 if form == DENSE or DENSE in have else 2
-        cost += steps * per_byte * fused.tensor(tensor).bytes
+        cost += steps * price(fused.tensor(tensor).bytes)
         gained.add((tensor, form))
     return cost, frozenset(gained)
 
 
 def slack(
-    graph: Graph, variants: Sequence[Layer], own: Sequence[Layer], costs: Costs, best: Plan
+    graph: Graph,
+    variants: Sequence[Layer],
+    own: Sequence[Layer],
+    costs: Costs,
+    best: Plan,
+    price: Price = float,
 ) -> Mapping[Op, float]:
     """For each operator: what the network costs more than ``best`` if one of its layers must be used."""
     found: dict[Op, float] = {layer.op: 0.0 for layer in best.layers}
     for layer in variants:
         if found.get(layer.op) == 0.0:
             continue
-        forced = plan(graph, variants, own, costs, force=layer)
+        forced = plan(graph, variants, own, costs, price, force=layer)
         found[layer.op] = min(found.get(layer.op, math.inf), forced.cost - best.cost)
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from mnv3c.codegen.program import Schedule
 from mnv3c.ir.graph import Graph
 from mnv3c.targets import Target
-from mnv3c.tuning import network, space, tasks
+from mnv3c.tuning import conversions, network, space, tasks
 from mnv3c.tuning.devices.base import Candidate, Device, Measurement, Status
 from mnv3c.tuning.journal import Journal
 from mnv3c.tuning.network import Plan
@@ -136,6 +136,7 @@ class Session:
         self._journal = journal
         self._tell = tell
         self._earlier = earlier
+        self._price = conversions.price(target, device.unit)
         self._began = time.monotonic()
         self._own = tasks.layers(graph, path, target.name)
         self._variants = tasks.variants(graph, path, target.name)
@@ -188,7 +189,7 @@ class Session:
         return state.default_cost if state is not None and math.isfinite(state.default_cost) else None
 
     def _plan(self) -> Plan:
-        return network.plan(self._graph, self._variants, self._own, self._cost, self._device.unit)
+        return network.plan(self._graph, self._variants, self._own, self._cost, self._price)
 
     def _time_is_up(self) -> bool:
         limit = self._settings.seconds
@@ -223,7 +224,7 @@ class Session:
         if not self._search("search", weights, best.cost, 1):
             return False
         best = self._plan()
-        slack = network.slack(self._graph, self._variants, self._own, self._cost, best)
+        slack = network.slack(self._graph, self._variants, self._own, self._cost, best, self._price)
         rivals = {
             op: state.default_cost
             for op, state in self._states.items()
@@ -337,7 +338,7 @@ class Session:
 
     def _outcome(self, complete: bool) -> Outcome:
         plan = self._plan()
-        by_rule = network.plan(self._graph, self._own, self._own, self._default_cost, self._device.unit)
+        by_rule = network.plan(self._graph, self._own, self._own, self._default_cost, self._price)
         records = [r for op in self._states if (r := self._record(op)) is not None]
         return Outcome(
             tuple(records),

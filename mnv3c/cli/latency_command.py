@@ -90,7 +90,14 @@ def command(
     else:
         output.result({**facts, "layers": [asdict(e) for e in found.layers]})
         table = output.table(
-            f"{plain(found.name)} on {found.device}", "layer", "operator", "", found.unit, "schedule", right=3
+            f"{plain(found.name)} on {found.device}",
+            "layer",
+            "operator",
+            "",
+            found.unit,
+            "at least",
+            "schedule",
+            right=3,
         )
         for e in found.layers:
             table.add_row(
@@ -98,11 +105,19 @@ def command(
                 e.operator,
                 e.shape,
                 _cost(e.cost, found.unit),
+                _cost(e.least.cycles, found.unit) if e.least is not None else "",
                 "tuned" if e.tuned else "default",
             )
         output.text(table)
         total = sum(e.cost for e in found.layers if e.cost is not None)
         output.text(f"[bold]{_cost(total, found.unit)}[/] {found.unit} in {len(found.layers)} layers")
+        least = [e.least for e in found.layers if e.least is not None]
+        if len(least) == len(found.layers):
+            arithmetic, lines = sum(b.arithmetic for b in least), sum(b.lines for b in least)
+            output.text(
+                f"no schedule goes below {arithmetic + lines:,.0f}: arithmetic {arithmetic:,.0f}, "
+                f"waiting for weights {lines:,.0f}"
+            )
     unknown = sum(x.cost is None for x in (found.blocks if grid else found.layers))
     if unknown:
         output.note(f"{unknown} could not be measured")

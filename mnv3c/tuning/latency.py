@@ -12,20 +12,23 @@ from typing import Any
 import numpy as np
 
 from mnv3c import api
+from mnv3c.bench import llvm
 from mnv3c.codegen.program import Schedule
 from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Shape, Tensor
 from mnv3c.passes import run_passes
 from mnv3c.targets import Target
-from mnv3c.tuning import space, tasks
+from mnv3c.tuning import bound, space, tasks
 from mnv3c.tuning.apply import Applied, apply
-from mnv3c.tuning.devices.base import Candidate, Device
+from mnv3c.tuning.bound import Bound
+from mnv3c.tuning.devices.base import Device
+from mnv3c.tuning.devices.simulated import SimulatedDevice
 from mnv3c.tuning.journal import Journal
 from mnv3c.tuning.records import Records
 from mnv3c.tuning.report import shape_text
 from mnv3c.tuning.space import Op
-from mnv3c.tuning.tasks import Layer
+from mnv3c.tuning.tasks import Layer, Task
 
 KERNELS = (3, 5)
 EXPANSIONS = (3, 4, 6)  # of the search space of MnasNet and MobileNetV3 (section 4.1 of the paper)
@@ -40,6 +43,7 @@ class Entry:
     Attributes:
         cost: ``None`` where the device could not measure it.
         tuned: whether its schedule is one that tuning found.
+        least: of the simulated core, what any schedule costs at least; ``None`` where it is not known.
     """
 
     layer: str
@@ -47,6 +51,7 @@ class Entry:
     shape: str
     cost: float | None
     tuned: bool
+    least: Bound | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Meter:
     ) -> None:
         self._path, self._core, self._device = path, core, device
         self._journal, self._known, self._family, self._tell = journal, known, family, tell
+        self._least: dict[Op, Bound] = {}
 
     def network(self, graph: Graph) -> list[Entry]:
         """One entry a layer, in order."""
@@ -107,6 +113,7 @@ class Meter:
                 shape_text(layer.op),
                 costs.get(layer.op),
                 not applied.tuned.isdisjoint(layer.nodes),
+                self._least.get(layer.op),
             )
             for layer in applied.layers
         ]
@@ -138,10 +145,17 @@ class Meter:
         ops = list(wanted)
         for start in range(0, len(ops), _BATCH):
             self._tell(start, len(ops))
-            some = {op: self._candidate(*wanted[op]) for op in ops[start : start + _BATCH]}
+            made = {op: self._task(*wanted[op][:2]) for op in ops[start : start + _BATCH]}
+            some = {op: task.candidate(wanted[op][2])[0] for op, task in made.items()}
             new = {c.key: c for c in some.values() if self._journal.get(c.key) is None}
             for m in self._device.measure(list(new.values())):
                 self._journal.add(m.key, m.cost if m.ok else float("inf"))
+            if isinstance(self._device, SimulatedDevice) and llvm.tools() is not None:
+                for op, candidate in some.items():
+                    ran = self._device.simulations.get(candidate.key)
+                    if ran is not None:
+                        constants = bound.weights(made[op].graph)
+                        self._least[op] = bound.of(self._core, ran.executed, constants)
             for op, candidate in some.items():
                 cost = self._journal.get(candidate.key)
                 if cost is not None and cost < float("inf"):
@@ -149,8 +163,8 @@ class Meter:
         self._tell(len(ops), len(ops))
         return costs
 
-    def _candidate(self, graph: Graph, layer: Layer, schedule: Schedule) -> Candidate:
-        return tasks.task(graph, layer, self._core.name).candidate(schedule)[0]
+    def _task(self, graph: Graph, layer: Layer) -> Task:
+        return tasks.task(graph, layer, self._core.name)
 
     def _schedule(self, layer: Layer) -> Schedule:
         found = next((r for k in self._known if (r := k.get(layer.op, self._family)) is not None), None)
@@ -265,6 +279,7 @@ def network_csv(entries: Sequence[Entry], unit: str) -> str:
             "cost": e.cost,
             "unit": unit,
             "tuned": int(e.tuned),
+            "least": round(e.least.cycles) if e.least is not None else None,
         }
         for e in entries
     ]

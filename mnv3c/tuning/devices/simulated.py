@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +31,13 @@ class Simulation:
         instructions: of the layers that count.
         pipeline_cycles: if every access hit the first-level cache.
         memory: accesses and line fills.
+        executed: instruction words to how often they were executed.
     """
 
     instructions: int
     pipeline_cycles: float
     memory: Memory
+    executed: Mapping[int, int]
 
 
 class SimulatedDevice:
@@ -129,7 +131,9 @@ class SimulatedDevice:
             memories = (s.memory for s in found.segments[number] if s.memory)
             memory = sum(memories, Memory(0, 0, 0, 0, 0, 0))
             key = candidates[number].key
-            self.simulations[key] = Simulation(int(executed.sum()), cycles, memory)
+            self.simulations[key] = Simulation(
+                int(executed.sum()), cycles, memory, _by_word(found.code, executed)
+            )
             cost = cycles + self._waiting(memory)
             results[number] = Measurement(key, Status.OK, cost, self.unit, repeats=1)
         return results
@@ -142,6 +146,14 @@ class SimulatedDevice:
     def close(self) -> None:
         """Remove temporary files."""
         self._folder.cleanup()
+
+
+def _by_word(code: machine_code.Code, counts: np.ndarray) -> dict[int, int]:
+    ran = np.flatnonzero(counts)
+    words, which = np.unique(code.words[ran], return_inverse=True)
+    sums = np.zeros(len(words), np.int64)
+    np.add.at(sums, which, counts[ran])
+    return dict(zip(words.tolist(), sums.tolist(), strict=True))
 
 
 def _counts(code: machine_code.Code, found: Sequence[Segment]) -> np.ndarray:

@@ -76,6 +76,7 @@ def values(graph: Graph, camera: Camera) -> Mapping[str, object]:
         "yuv": f.yuv,
         "meaning": "; ".join(f.meaning),
         "planes": planes,
+        "pair_bytes": [next(n for n in (2, 4, 8) if n >= 2 * bytes_) for bytes_ in f.planes],
         "components": [{"plane": c.plane, "offset": c.offset, "half": c.half} for c in f.components],
         "groups": groups,
         "height": height,
@@ -108,7 +109,7 @@ def table_bytes(camera: Camera, width: int) -> int:
     """Of the table of columns that a run makes: for each column two offsets a plane and a weight; or, for
     each 16 columns, where two halves begin in each plane, 6 lists of 16 bytes to take, and 16 weights."""
     planes = len(camera.format.planes)
-    return max(width * (8 * planes + 4), -(-width // 16) * (8 * planes + 6 * 16 + 2 * 16))
+    return -(-width // 16) * max(16 * (8 * planes + 2), 8 * planes + 6 * 16 + 2 * 16)
 
 
 def with_camera(program: Program, graph: Graph, camera: Camera) -> Program:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ def compile(
     padding: str | None = None,
     input_shape: tuple[int, int, int] | None = None,
     seed: int = 0,
+    mixed: int | None = None,
     memory: str = "fast",
     records: Iterable[str | Path] = (),
     compiler: str = "clang",
@@ -101,6 +102,7 @@ def compile(
         padding: of a zoo network: ``torch`` (even) or ``tf`` (SAME); by default as its weights want it.
         input_shape: ``(C, H, W)`` for an ONNX file that leaves it open.
         seed: of random weights and random calibration.
+        mixed: store at most so many tensors in 16 bits where that pays; see ``quantize``.
         memory: ``fast`` or ``small``: what to prefer where speed and arena compete.
         records: files of ``mnv3c tune``, asked before the records that come with the compiler.
         compiler: ``clang`` or ``gcc``: what will compile the library; records are kept for each.
@@ -131,6 +133,8 @@ def compile(
             raise Mnv3cError(f"target {chosen.name} has no path {path}", "--path")
     if name is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise Mnv3cError(f"{name!r} is not a C identifier that begins with a letter", "--name")
+    if mixed is not None and comes_quantized(model):
+        raise Mnv3cError("the model comes quantised: its own types are kept", "--mixed")
     tell = progress or (lambda step, done, total: None)
     dump = _Dump(Path(dump_ir) if dump_ir is not None else None)
 
@@ -172,6 +176,8 @@ def compile(
             output_dtype=output_dtype or OUTPUT_DTYPES[0],
             normalize=normalize,
             seed=seed,
+            mixed=mixed,
+            target=chosen.name,
             progress=tell,
         )
     dump("integer", print_graph(integer))
@@ -272,25 +278,50 @@ def quantize(
     output_dtype: str = "int16",
     normalize: Normalization | None = None,
     seed: int = 0,
+    mixed: int | None = None,
+    target: str = "cortex-a53",
     progress: Progress | None = None,
 ) -> Graph:
-    """Post-training quantisation of a float graph; the result has passed the verifier."""
+    """Post-training quantisation of a float graph; the result has passed the verifier.
+
+    Args:
+        mixed: store at most so many tensors in 16 bits where that pays (``quant.mixed``); what that gives
+            and costs is in ``meta["quantization"]["mixed"]``.
+        target: for which its cost is counted.
+    """
     from mnv3c.quant import quantize as run
 
-    data = calibration
+    data: Any = calibration
     if isinstance(calibration, str | Path):
         data = calibration_inputs(Path(calibration), network, normalize)
-    return verify_graph(
-        run(
-            network,
-            data,  # type: ignore[arg-type]
-            input_dtype=input_dtype,
-            output_dtype=output_dtype,
-            normalization=normalize,
-            seed=seed,
-            progress=progress,
-        )
-    )
+    settings: dict[str, Any] = {
+        "input_dtype": input_dtype,
+        "output_dtype": output_dtype,
+        "normalization": normalize,
+        "seed": seed,
+        "progress": progress,
+    }
+    if mixed is None:
+        return verify_graph(run(network, data, **settings))
+    return _mixed(network, data, mixed, target, settings)
+
+
+def _mixed(network: Graph, data: Any, most: int, target: str, settings: Mapping[str, Any]) -> Graph:
+    """At most so many tensors in 16 bits, and what they cost."""
+    from mnv3c.bench.compare import compare
+    from mnv3c.bench.measure import silent
+    from mnv3c.quant.mixed import quantize_mixed
+
+    if data is None:
+        raise Mnv3cError("needs --calibration: images say what pays", "--mixed")
+    targets.get(target)  # minutes of work later would be late to say so
+    graph, choice = quantize_mixed(network, data, most, **settings)
+    if choice.trials is not None:
+        cost = asdict(compare(*choice.trials, target, settings["progress"] or silent))
+        facts: Any = graph.meta["quantization"]
+        facts = {**facts, "mixed": {**facts["mixed"], "cost": cost}}
+        graph = graph.replace(meta={**graph.meta, "quantization": facts})
+    return verify_graph(graph)
 
 
 def _emit(

@@ -29,7 +29,6 @@ def silent(step: str, done: int, total: int) -> None:
     """A progress callback that tells nobody."""
 
 
-# The least core that has a path's instructions.
 _LEAST_CORE = {"ref": "cortex-a53", "neon": "cortex-a53", "dotprod": "cortex-a55", "i8mm": "cortex-a510"}
 
 
@@ -116,7 +115,12 @@ def choose_core(library: Library, path: str | None, name: str | None) -> Target:
         return core
     if library.target in targets.names() and targets.get(library.target).core is not None:
         return targets.get(library.target)
-    return targets.get(_LEAST_CORE.get(path or library.paths[0], "cortex-a53"))
+    return targets.get(least_core(path or library.paths[0]))
+
+
+def least_core(path: str) -> str:
+    """The least core that has a path's instructions."""
+    return _LEAST_CORE.get(path, "cortex-a53")
 
 
 def measure(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mnv3c.camera import FORMATS
+from mnv3c.cli.mixed_output import mixed_facts, mixed_option, tell_mixed
 from mnv3c.cli.model_options import model_options, normalize_options, parse_normalization, parse_shape
 from mnv3c.cli.output import Output, json_option, millions, plain, shape, size
 from mnv3c.errors import Mnv3cError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     "red, green, blue.",
 )
 @normalize_options
+@mixed_option
 @click.option("--memory", type=click.Choice(["fast", "small"]), default="fast", show_default=True)
 @click.option(
     "--records",
@@ -130,6 +132,9 @@ def _facts(library: CompiledLibrary, seconds: float) -> dict[str, Any]:
         "notes",
     )
     facts = {k: library.manifest[k] for k in keys}
+    mixed = mixed_facts(library.manifest["model"].get("quantization"))
+    if mixed is not None:
+        facts["mixed"] = mixed
     return {"ok": True, "directory": str(library.directory), **facts, "seconds": round(seconds, 3)}
 
 
@@ -145,4 +150,5 @@ def _tell(output: Output, library: CompiledLibrary, seconds: float) -> None:
     output.text(f"  arena     {size(m['arena_bytes'])}")
     output.text(f"  constants {size(m['constant_bytes'])}")
     output.text(f"  work      {millions(m['macs'])} multiply-accumulates")
+    tell_mixed(output, mixed_facts(m["model"].get("quantization")))
     output.text(f"  {seconds:.1f} s; check it with: mnv3c verify {plain(library.directory)}")

@@ -12,6 +12,7 @@ import click
 from mnv3c.cli.eval_command import facts as score_facts
 from mnv3c.cli.eval_command import tell as tell_scores
 from mnv3c.cli.eval_command import tell_worst
+from mnv3c.cli.mixed_output import cost_rows, mixed_facts, mixed_option, tell_mixed
 from mnv3c.cli.model_options import model_options, normalize_options, parse_normalization, parse_shape
 from mnv3c.cli.output import Output, json_option, plain
 from mnv3c.errors import Mnv3cError
@@ -57,6 +58,13 @@ _SHOWN = 10
     show_default=True,
     help="What it will return.",
 )
+@mixed_option
+@click.option(
+    "--target",
+    default="cortex-a53",
+    show_default=True,
+    help="For which --mixed counts its cost: a name that `mnv3c targets` lists.",
+)
 @normalize_options
 @model_options
 @json_option
@@ -71,6 +79,8 @@ def command(
     onnx_file: str | None,
     input_dtype: str,
     output_dtype: str,
+    mixed: int | None,
+    target: str,
     normalize: str | None,
     mean: str | None,
     std: str | None,
@@ -111,6 +121,8 @@ def command(
             output_dtype=output_dtype,
             normalize=mapping,
             seed=options["seed"],
+            mixed=mixed,
+            target=target,
             progress=progress,
         )
         subject = Subject(network.name, integer, network, None, mapping, api.notes(integer))
@@ -203,8 +215,7 @@ def _score(
 
 
 def _heading(subject: Subject, scores: Mapping[str, Score]) -> dict[str, str]:
-    assert subject.integer is not None
-    stated: Any = subject.integer.meta["quantization"]
+    stated = _quantization(subject)
     facts = {
         "calibration images": str(stated["calibration_images"]),
         "input": stated["input_dtype"],
@@ -214,7 +225,14 @@ def _heading(subject: Subject, scores: Mapping[str, Score]) -> dict[str, str]:
     for name, s in scores.items():
         agreement = "" if s.agreement is None else f", agrees with float on {s.agreement:.1%}"
         facts[name] = f"top-1 {s.top1:.1%}, top-5 {s.top5:.1%} of {s.images} images{agreement}"
+    for name, before, after, change in cost_rows(stated.get("mixed")):
+        facts[f"mixed: {name}"] = f"{before} in 8 bits, {after} ({change})"
     return facts | {f"note {i}": text for i, text in enumerate(subject.notes, 1)}
+
+
+def _quantization(subject: Subject) -> Any:
+    assert subject.integer is not None
+    return subject.integer.meta["quantization"]
 
 
 def _tell(
@@ -228,6 +246,7 @@ def _tell(
     for layer in sorted(found, key=lambda x: x.signal_to_noise_db)[:_SHOWN]:
         table.add_row(plain(layer.name), layer.dtype, f"{layer.signal_to_noise_db:.1f}")
     output.text(table)
+    tell_mixed(output, mixed_facts(_quantization(subject)))
     if alone:
         table = output.table(
             "What loses most alone", "layer", "what", "output's SQNR, dB", "agreement", right=2

@@ -207,31 +207,45 @@ def _conv(w: _Writer, node: q.QConv) -> None:
     zeros = np.broadcast_to(zero, source.shape[2]).reshape(node.groups, 1, per_group)
     sums = node.weight.sum(axis=(1, 2), dtype=np.int64).reshape(node.groups, -1, per_group)
     bias = node.bias + (sums * zeros).sum(axis=2).ravel()
-    # An int8 value less its zero point needs 9 bits; an int16 one has a zero point of 0.
-    parts = _parts(node, 255 if source.dtype == "int8" else 32768)
-    if len(parts) == 1:
+    parts = _parts(node)
+    if len(parts) == 1 and source.dtype == "int8":
         acc = _sums(w, node, w.read(node.inputs[0], zero), node.weight)
     else:
         axis, several = w.constant([1], np.int64), []
         zeros = np.broadcast_to(zero, source.shape[2])
         for part in parts:
-            ends = [w.constant([n], np.int64) for n in (part.start, part.stop)]
-            # The stored tensor is cut: onnxruntime's optimiser mistakes a cut behind DequantizeLinear.
-            x = w.dequantize(w.op("Slice", [node.inputs[0], *ends, axis]), 1.0, zeros[part], source.dtype)
-            several.append(w.op("Cast", [_sums(w, node, x, node.weight[..., part])], to=TensorProto.DOUBLE))
+            cut = node.inputs[0]
+            channels = slice(None)
+            if len(parts) > 1:
+                # The stored tensor is cut: onnxruntime's optimiser mistakes a cut behind DequantizeLinear.
+                ends = [w.constant([n], np.int64) for n in (part.start, part.stop)]
+                cut, channels = w.op("Slice", [cut, *ends, axis]), part
+            x = w.dequantize(cut, 1.0, zeros[channels], source.dtype)
+            for digit, factor in _digits(w, x, source.dtype):
+                total = w.op("Cast", [_sums(w, node, digit, node.weight[..., part])], to=TensorProto.DOUBLE)
+                several.append(total if factor == 1.0 else w.op("Mul", [total, w.channels(factor)]))
         acc = w.op("Sum", several)
     _requantized(w, node, acc, bias, node.requant)
 
 
-def _parts(node: q.QConv, reach: int) -> list[slice]:
-    """Input channels in parts whose sums, of values up to ``reach``, stay below 2**24: exact in float32."""
-    weights = int(np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
-    if weights * reach < _EXACT:
+def _digits(w: _Writer, x: str, dtype: str) -> list[tuple[str, float]]:
+    """Whole numbers as sums of some of at most 9 bits, times a factor."""
+    if dtype == "int8":
+        return [(x, 1.0)]
+    high = w.op("Floor", [w.op("Mul", [x, w.constant(1 / 256)])])
+    low = w.op("Sub", [x, w.op("Mul", [high, w.constant(256)])])
+    return [(high, 256.0), (low, 1.0)]
+
+
+def _parts(node: q.QConv) -> list[slice]:
+    """Input channels in parts whose sums stay below 2**24, where float32 is exact."""
+    reach = int(np.abs(node.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0)) * 255
+    if reach < _EXACT:
         return [slice(0, node.weight.shape[3])]
     if node.groups > 1:
         raise Mnv3cError("sums beyond 24 bits in a group, which float32 does not hold", f"node {node.name}")
     taps = node.kernel[0] * node.kernel[1]
-    step = max(1, (_EXACT - 1) // (taps * reach * int(np.abs(node.weight.astype(np.int64)).max())))
+    step = max(1, (_EXACT - 1) // (taps * 255 * int(np.abs(node.weight.astype(np.int64)).max())))
     return [slice(i, min(i + step, node.weight.shape[3])) for i in range(0, node.weight.shape[3], step)]
 
 

@@ -57,7 +57,7 @@ class Candidate:
         return self.noise / (self.macs + _LEAST_COST)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
     """What was chosen and why.
 
@@ -68,6 +68,7 @@ class Choice:
             chosen tensors in 16; ``None`` if there was nothing to try.
         raised: names of the tensors that were raised: all that were tried, or none.
         reason: why none was; empty if some were.
+        trials: the integer graphs that were compared: in 8 bits, and with what was chosen in 16.
     """
 
     asked: int
@@ -76,6 +77,7 @@ class Choice:
     after_db: float | None = None
     raised: tuple[str, ...] = ()
     reason: str = ""
+    trials: tuple[Graph, Graph] | None = None
 
     def facts(self) -> dict[str, object]:
         """As ``meta["quantization"]["mixed"]`` states it."""
@@ -89,6 +91,15 @@ class Choice:
             "reason": self.reason,
         }
 
+    def note(self) -> str:
+        """One line for people."""
+        if not self.raised:
+            return f"--mixed raised nothing: {self.reason}"
+        return (
+            f"in 16 bits: {', '.join(self.raised)}; layers that read or write these run portable kernels, not"
+            " vector code"
+        )
+
 
 def quantize_mixed(
     graph: Graph,
@@ -100,10 +111,10 @@ def quantize_mixed(
     progress: Progress | None = None,
     seed: int = 0,
     **settings: Any,
-) -> Graph:
+) -> tuple[Graph, Choice]:
     """``quantizer.quantize`` with at most ``most`` tensors in 16 bits, where that pays.
 
-    ``meta["quantization"]["mixed"]`` says what was tried (``Choice.facts``).
+    ``meta["quantization"]["mixed"]`` says what was tried (``Choice.facts``), and so does a note.
 
     Args:
         settings: further ones of ``quantizer.quantize``.
@@ -115,14 +126,14 @@ def quantize_mixed(
         choice = choose_raised(graph, inputs, most, common, progress)
     raised = frozenset(choice.raised)
     result = quantize(graph, inputs, raised=raised, progress=progress, **common, **settings)
-    facts = {**_facts(result), "mixed": choice.facts()}
-    return result.replace(meta={**result.meta, "quantization": facts})
-
-
-def _facts(graph: Graph) -> Mapping[str, object]:
-    facts = graph.meta["quantization"]
-    assert isinstance(facts, Mapping)
-    return facts
+    quantization, notes = result.meta["quantization"], result.meta["notes"]
+    assert isinstance(quantization, Mapping) and isinstance(notes, list)
+    meta = {
+        **result.meta,
+        "quantization": {**quantization, "mixed": choice.facts()},
+        "notes": [*notes, choice.note()],
+    }
+    return result.replace(meta=meta), choice
 
 
 def choose_raised(
@@ -151,7 +162,6 @@ def choose_raised(
     fit = [x for i, x in enumerate(inputs) if i % _HELD_OUT != _HELD_OUT - 1]
     height, width, _ = source.tensor(source.inputs[0]).shape
     count = max(2, _HELD_PIXELS // (height * width))
-    held = np.stack(list(inputs[_HELD_OUT - 1 :: _HELD_OUT])[:count])
 
     def trial(raised: frozenset[str], step: str) -> Graph:
         def tell(_: str, done: int, total: int) -> None:
@@ -161,6 +171,8 @@ def choose_raised(
         return quantize(graph, fit, raised=raised, progress=tell, **settings)
 
     base = trial(frozenset(), "try 8 bits")
+    shape = source.tensor(source.inputs[0]).shape
+    held = np.stack([x for x in inputs[_HELD_OUT - 1 :: _HELD_OUT] if x.shape == shape][:count])
     noises = tensor_noise(source, base, held, names, progress)
     total = sum(noises.values())
     if not total:
@@ -177,7 +189,7 @@ def choose_raised(
     if after - before < LEAST_GAIN_DB:
         reason = f"{after - before:+.2f} dB on images left out; {LEAST_GAIN_DB} would pay"
         return Choice(most, best, before, after, reason=reason)
-    return Choice(most, best, before, after, tuple(c.name for c in best))
+    return Choice(most, best, before, after, tuple(c.name for c in best), trials=(base, mixed))
 
 
 def candidates(graph: Graph, groups: Sequence[Group], wide: frozenset[str]) -> tuple[str, ...]:

@@ -79,6 +79,35 @@ def test_quantize_writes_a_file_a_report_and_a_model_that_agree(
     assert session.get_inputs()[0].type == "tensor(uint8)"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["quantize", "compile"])
+def test_mixed_shows_what_it_gives_and_costs(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    images: Path,
+    tmp_path: Path,
+    command: str,
+) -> None:
+    monkeypatch.setattr("mnv3c.quant.mixed.LEAST_GAIN_DB", -100.0)
+    wanted = (*ZOO, "--calibration", images, "--target", "cortex-a55", "--mixed", "2", "-o")
+    made = tmp_path / ("net.mnv3q" if command == "quantize" else "net")
+    page = ("--report", tmp_path / "net.html") if command == "quantize" else ()
+    code, out, err = call(capsys, command, *wanted, made, *page, "--json")
+    assert code == 0, out + err
+    facts = json.loads(out)
+    mixed = facts["quantization"]["mixed"] if command == "quantize" else facts["mixed"]
+    assert len(mixed["tensors"]) == 2 == len(mixed["tried"]) and mixed["reason"] == ""
+    cost = mixed["cost"]
+    assert (cost["core"], cost["path"], cost["missing"]) == ("cortex-a55", "dotprod", "")
+    assert cost["before"]["instructions"] < cost["after"]["instructions"]
+    assert all(cost["before"][k] > 1000 for k in ("arena_bytes", "library_bytes"))
+    if command == "quantize":
+        assert "mixed: instructions (cortex-a55, dotprod)" in (tmp_path / "net.html").read_text()
+        return
+    code, out, err = call(capsys, "verify", made)
+    assert code == 0, out + err
+
+
 def test_eval_of_a_library(capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "net", build_library(classifier(), ["ref"], settings={"target": "arm64"}).files)
     labelled = ("--images", images, "--labels", images / "labels.csv")
@@ -98,6 +127,8 @@ def test_eval_of_a_library(capsys: pytest.CaptureFixture[str], images: Path, tmp
     ("arguments", "expected"),
     [
         (("quantize", "m", "--images", "x"), "--labels: --images and --labels go together"),
+        (("quantize", *ZOO, "--mixed"), "--mixed: needs --calibration"),
+        (("quantize", "m", "--mixed", "0"), "--mixed"),
         (("quantize", "m", "-o", "net.bin"), "does not end in .mnv3q"),
         (("quantize", "m", "--report", "no-such-folder/r.html"), "--report: no folder"),
         (("eval", "m", "--images", "x", "--labels", "y", "--engine", "emulated"), "give its folder"),

@@ -63,7 +63,7 @@ def command(
             untuned=untuned,
             path=path,
             cc=cc,
-            tell=lambda done, total: progress("measure", done, total),
+            tell=progress,
             **options,
         )
     if csv_file is not None:

@@ -17,8 +17,9 @@ from mnv3c.toolchain import find
 from mnv3c.tuning import records, report
 from mnv3c.tuning.apply import sources
 from mnv3c.tuning.devices import SIMULATED, open_device
+from mnv3c.tuning.grid import Block
 from mnv3c.tuning.journal import Journal
-from mnv3c.tuning.latency import Block, Entry, Meter
+from mnv3c.tuning.latency import Entry, Meter, Tell, silent
 from mnv3c.tuning.records import Records
 from mnv3c.tuning.session import Outcome, Progress, Session, Settings
 
@@ -209,7 +210,7 @@ def latency(
     untuned: bool = False,
     path: str | None = None,
     cc: str | None = None,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    tell: Tell = silent,
     **options: Any,
 ) -> Latencies:
     """Measure the layers of a network, or a grid of blocks in their places.

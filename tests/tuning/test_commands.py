@@ -12,6 +12,8 @@ import sys
 import pytest
 
 from mnv3c.bench import llvm, qemu
+from mnv3c.quant import file as quantized_file
+from tests.graphs import Builder, inverted_residual
 from tests.waiting import SECONDS, until
 
 SMALLEST = ("mobilenet_v3_small", "--width", "0.35", "--resolution", "32", "--classes", "10")
@@ -85,6 +87,32 @@ def test_tune_compile_and_latency(run, simulated, tmp_path):
     rows = list(csv.DictReader(table.open()))
     assert code == 0 and len(rows) == len(json.loads(out)["layers"])
     assert sum(float(r["cost"]) for r in rows) == pytest.approx(first["tuned_cost"], rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_grid_of_blocks_on_the_simulated_core(run, simulated, tmp_path):
+    """A network whose only place takes a block of the grid itself: both tables say the same of it."""
+    b = Builder(2, "one")
+    x = b.conv(b.input(10, 10, 8), 8)
+    x = inverted_residual(b, x, 24, 8, 3, 1)
+    quantized_file.save(tmp_path / "one.mnv3q", b.finish(b.conv(x, 8, dtype="int8")), None)
+    common = ("latency", tmp_path / "one.mnv3q", "--target", "cortex-a55", "--json", *simulated)
+    code, out, err = run(*common, "--grid", "--csv", tmp_path / "grid.csv")
+    assert code == 0, (out, err)
+    blocks = json.loads(out)["blocks"]
+    rows = list(csv.DictReader((tmp_path / "grid.csv").open()))
+    assert [float(r["cost"]) for r in rows] == [k["cost"] for k in blocks] and len(blocks) == 12
+    cost = {(k["kernel"], k["channels"], k["squeeze"]): k["cost"] for k in blocks}
+    for kernel, channels, squeeze in cost:
+        assert cost[kernel, 24, squeeze] <= cost[kernel, channels, squeeze]
+        assert cost[3, channels, squeeze] < cost[5, channels, squeeze]
+        assert cost[kernel, channels, 0] < cost[kernel, channels, 1]
+    code, out, _ = run(*common)
+    layers = {e["layer"]: e["cost"] for e in json.loads(out)["layers"]}
+    assert code == 0 and len(layers) > 2
+    around = [cost for name, cost in layers.items() if name in ("conv0", "conv7")]
+    assert len(around) == 2
+    assert sum(layers.values()) - sum(around) == pytest.approx(cost[3, 24, 0], rel=0.03)
 
 
 @pytest.mark.parametrize(

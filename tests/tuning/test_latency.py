@@ -6,7 +6,7 @@ import io
 import pytest
 
 from mnv3c import targets
-from mnv3c.tuning import latency
+from mnv3c.tuning import grid, latency
 from mnv3c.tuning.journal import Journal
 from tests.graphs import Builder, inverted_residual
 from tests.tuning.networks import MadeUpDevice, network
@@ -19,7 +19,7 @@ def meter(device):
 
 
 def test_places_are_those_of_the_networks_blocks():
-    found = latency.places(network())
+    found = grid.places(network())
     assert [(p.input, p.out, p.stride) for p in found] == [
         ((12, 12, 8), 8, 1),
         ((12, 12, 8), 16, 2),

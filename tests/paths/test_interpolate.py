@@ -144,3 +144,14 @@ def test_logits_in_16_bits(shape: tuple[int, int, int, int], path: str, tmp_path
     y = b.conv(b.input(height, width, depth, zero_point=(5,)), channels, dtype="int16", shift=height % 3)
     library = check_graph(b.finish(y), path, tmp_path / "library", parallel=True)
     assert portable(library, path) == [] or path == "neon"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_a_class_that_wins_everywhere(dtype: str, path: str, tmp_path: Path) -> None:
+    """Few values: many ties, and many groups of pixels with one winner all around, of which no score is computed."""
+    b = Builder(9, f"winners{dtype}")
+    x = b.input(8, 33, 4)
+    scores = b.conv(x, 3, dtype=dtype, **({"low": 0, "high": 1} if dtype == "int8" else {"target": 1.0}))  # type: ignore[arg-type]
+    y = resize(b, scores, (57, 257), "align_corners", 7, classes=True)
+    check_graph(b.finish(y), path, tmp_path / "library", runs=4, parallel=True)

@@ -283,10 +283,12 @@ def argmax_stage(node: q.FusedResizeArgMax, x: Tensor, y: Tensor, source: Source
     strip = _argmax_strip(y.shape[1], channels * p.lane_bytes)
     cuts = _cuts(p, strip, y.shape[1], width, tiled)
     planes = 4 * quads if tiled else channels
-    pitch = -(-(int(cuts[:, 5].max()) + 2 * _VECTOR // size) // _VECTOR) * _VECTOR
+    columns = int(cuts[:, 5].max())
+    pitch = -(-(columns + 2 * _VECTOR // size) // _VECTOR) * _VECTOR
     plane_region = Region(f"{label}_planes", planes * pitch * size)
     line_lanes = channels * strip
     lines = Region(f"{label}_lines", 2 * line_lanes * p.lane_bytes)
+    groups = Region(f"{label}_groups", 2 * (strip // _VECTOR) + -(-columns // _VECTOR) * _VECTOR)
     shares = split(y.shape[0], most)
     places = lookups.places.copy()
     for first, count, column in cuts[:, [2, 3, 4]]:
@@ -299,6 +301,9 @@ def argmax_stage(node: q.FusedResizeArgMax, x: Tensor, y: Tensor, source: Source
         form=source.form,
         lines=own(lines, shares.parts),
         planes_at=own(plane_region, shares.parts),
+        groups=own(groups, shares.parts),
+        strip_groups=strip // _VECTOR,
+        spans=f"spans_{label}",
         strips=len(cuts),
         cut=f"strips_{label}",
         begin=shares.begin,
@@ -318,6 +323,7 @@ def argmax_stage(node: q.FusedResizeArgMax, x: Tensor, y: Tensor, source: Source
         target=source.write,
         planes=made.kernel(split_rows, split_rows if tiled else f"{split_rows}{8 * size}", element=element),
         stretch=made.kernel("stretch", f"stretch_{p.kind}"),
+        winners=made.kernel("winners", f"winners{8 * size}", element=element),
         compete=made.kernel(
             "compete",
             f"compete_{p.kind}{p.rows.bits}_{p.shift}_{channels}x{strip}",
@@ -330,9 +336,15 @@ def argmax_stage(node: q.FusedResizeArgMax, x: Tensor, y: Tensor, source: Source
         f"resize bilinear and argmax, {shape_text(x)} to {shape_text(y)}",
         source,
         body,
-        for_shares((lines, plane_region), shares.parts),
+        for_shares((lines, plane_region, groups), shares.parts),
         made.kernels,
-        {"rows": p.rows.pairs, "places": places, "patterns": lookups.patterns, "strips": cuts},
+        {
+            "rows": p.rows.pairs,
+            "places": places,
+            "patterns": lookups.patterns,
+            "strips": cuts,
+            "spans": _spans(p, cuts),
+        },
         shares.parts,
     )
 
@@ -356,6 +368,16 @@ def _cuts(p: Plan, strip: int, width: int, in_width: int, tiled: bool) -> np.nda
             low, high = low // 4 * 4, -(-high // 4) * 4
         rows.append([first, count, first // p.outputs, -(-count // p.outputs), low, high - low])
     return np.asarray(rows, np.int16)
+
+
+def _spans(p: Plan, cuts: np.ndarray) -> np.ndarray:
+    """int16 ``[groups of 16 outputs, 2]``: first column of a strip's that a group reads, and how many it reads."""
+    below, above = (_grouped(v, _VECTOR) for v in (p.columns.below, p.columns.above))
+    first = below.min(axis=1)
+    spans = np.stack([first, above.max(axis=1) + 1 - first], axis=1).astype(np.int16)
+    for output, count, column in cuts[:, [0, 1, 4]]:
+        spans[output // _VECTOR : -(-(output + count) // _VECTOR), 0] -= column
+    return spans
 
 
 def _stage(

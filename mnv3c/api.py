@@ -73,6 +73,7 @@ def compile(
     input_shape: tuple[int, int, int] | None = None,
     seed: int = 0,
     mixed: int | None = None,
+    clipping: str | None = None,
     memory: str = "fast",
     records: Iterable[str | Path] = (),
     compiler: str = "clang",
@@ -103,6 +104,8 @@ def compile(
         input_shape: ``(C, H, W)`` for an ONNX file that leaves it open.
         seed: of random weights and random calibration.
         mixed: store at most so many tensors in 16 bits where that pays; see ``quantize``.
+        clipping: how ranges of activations are cut: ``mse``, ``kl`` or ``minmax``; by default as suits the
+            network.
         memory: ``fast`` or ``small``: what to prefer where speed and arena compete.
         records: files of ``mnv3c tune``, asked before the records that come with the compiler.
         compiler: ``clang`` or ``gcc``: what will compile the library; records are kept for each.
@@ -135,6 +138,8 @@ def compile(
         raise Mnv3cError(f"{name!r} is not a C identifier that begins with a letter", "--name")
     if mixed is not None and comes_quantized(model):
         raise Mnv3cError("the model comes quantised: its own types are kept", "--mixed")
+    if clipping is not None and comes_quantized(model):
+        raise Mnv3cError("the model comes quantised: its own scales are kept", "--clipping")
     tell = progress or (lambda step, done, total: None)
     dump = _Dump(Path(dump_ir) if dump_ir is not None else None)
 
@@ -177,6 +182,7 @@ def compile(
             normalize=normalize,
             seed=seed,
             mixed=mixed,
+            clipping=clipping,
             target=chosen.name,
             progress=tell,
         )
@@ -279,6 +285,7 @@ def quantize(
     normalize: Normalization | None = None,
     seed: int = 0,
     mixed: int | None = None,
+    clipping: str | None = None,
     target: str = "cortex-a53",
     progress: Progress | None = None,
 ) -> Graph:
@@ -287,7 +294,9 @@ def quantize(
     Args:
         mixed: store at most so many tensors in 16 bits where that pays (``quant.mixed``); what that gives
             and costs is in ``meta["quantization"]["mixed"]``.
-        target: for which its cost is counted.
+        clipping: how ranges of activations are cut: ``mse``, ``kl`` or ``minmax``; by default as suits the
+            network (``quant.origin``).
+        target: for which the cost of ``mixed`` is counted.
     """
     from mnv3c.quant import quantize as run
 
@@ -299,6 +308,7 @@ def quantize(
         "output_dtype": output_dtype,
         "normalization": normalize,
         "seed": seed,
+        "clipping": clipping,
         "progress": progress,
     }
     if mixed is None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mnv3c.camera import FORMATS
-from mnv3c.cli.mixed_output import mixed_facts, mixed_option, tell_mixed
 from mnv3c.cli.model_options import model_options, normalize_options, parse_normalization, parse_shape
 from mnv3c.cli.output import Output, json_option, millions, plain, shape, size
+from mnv3c.cli.quantize_options import clipping_option, mixed_facts, mixed_option, tell_mixed
 from mnv3c.errors import Mnv3cError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 )
 @normalize_options
 @mixed_option
+@clipping_option
 @click.option("--memory", type=click.Choice(["fast", "small"]), default="fast", show_default=True)
 @click.option(
     "--records",

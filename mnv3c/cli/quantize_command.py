@@ -12,9 +12,15 @@ import click
 from mnv3c.cli.eval_command import facts as score_facts
 from mnv3c.cli.eval_command import tell as tell_scores
 from mnv3c.cli.eval_command import tell_worst
-from mnv3c.cli.mixed_output import cost_rows, mixed_facts, mixed_option, tell_mixed
 from mnv3c.cli.model_options import model_options, normalize_options, parse_normalization, parse_shape
 from mnv3c.cli.output import Output, json_option, plain
+from mnv3c.cli.quantize_options import (
+    clipping_option,
+    cost_rows,
+    mixed_facts,
+    mixed_option,
+    tell_mixed,
+)
 from mnv3c.errors import Mnv3cError
 
 if TYPE_CHECKING:
@@ -59,6 +65,7 @@ _SHOWN = 10
     help="What it will return.",
 )
 @mixed_option
+@clipping_option
 @click.option(
     "--target",
     default="cortex-a53",
@@ -80,6 +87,7 @@ def command(
     input_dtype: str,
     output_dtype: str,
     mixed: int | None,
+    clipping: str | None,
     target: str,
     normalize: str | None,
     mean: str | None,
@@ -122,6 +130,7 @@ def command(
             normalize=mapping,
             seed=options["seed"],
             mixed=mixed,
+            clipping=clipping,
             target=target,
             progress=progress,
         )

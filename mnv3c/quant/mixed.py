@@ -108,6 +108,7 @@ def quantize_mixed(
     *,
     output_dtype: str = "int16",
     options: Options | None = None,
+    clipping: str | None = None,
     progress: Progress | None = None,
     seed: int = 0,
     **settings: Any,
@@ -120,7 +121,12 @@ def quantize_mixed(
         settings: further ones of ``quantizer.quantize``.
     """
     inputs = None if calibration is None else [np.asarray(x, np.float32) for x in calibration]
-    common: dict[str, Any] = {"output_dtype": output_dtype, "options": options, "seed": seed}
+    common: dict[str, Any] = {
+        "output_dtype": output_dtype,
+        "options": options,
+        "clipping": clipping,
+        "seed": seed,
+    }
     choice = Choice(most, reason="no calibration data to choose by")
     if inputs is not None:
         choice = choose_raised(graph, inputs, most, common, progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ RANDOM_COUNT = 4
 FOR_NOISE = Options(rounding="nearest", bias_correction=False)
 # All images go through the network together; this bounds the memory that takes.
 _PIXEL_BUDGET = 64 * 256 * 256
+CLIPPING = ("mse", "kl", "minmax")
 INPUT_DTYPES = ("int8", "uint8", "float32")
 OUTPUT_DTYPES = ("int16", "int8", "float32")
 
@@ -42,6 +43,7 @@ def quantize(
     progress: Progress | None = None,
     seed: int = 0,
     raised: frozenset[str] = frozenset(),
+    clipping: str | None = None,
 ) -> Graph:
     """Quantise a float graph of one input.
 
@@ -58,6 +60,7 @@ def quantize(
         options: how to quantise; by default the best known for a network of this kind (``origin``).
         progress: called with a step's name, how many are done and how many there are.
         seed: of all sampling; the same seed gives the same bits.
+        clipping: how ranges are cut, of ``CLIPPING``, instead of what ``options`` say.
         raised: tensors to store in 16 bits, of those that ``mixed.candidates`` gives.
 
     Returns:
@@ -70,6 +73,8 @@ def quantize(
     for value, allowed in ((input_dtype, INPUT_DTYPES), (output_dtype, OUTPUT_DTYPES)):
         if value not in allowed:
             raise Mnv3cError(f"dtype {value} is not one of {', '.join(allowed)}", graph.name)
+    if clipping not in (None, *CLIPPING):
+        raise Mnv3cError(f"clipping {clipping} is not one of {', '.join(CLIPPING)}", graph.name)
     graph, notes = _prepare(graph)
     graph = prepare(graph)
     if options is None:
@@ -80,6 +85,8 @@ def quantize(
                 "every weight tensor lies on one 8-bit grid: the network was trained to be quantised so,"
                 " and activations are quantised by tensor too"
             )
+    if clipping is not None:
+        options = replace(options, ranges=clipping)
     batch, count = _stack(graph, calibration, normalization, seed)
     if count > len(batch):
         notes.append(f"{len(batch)} of {count} calibration inputs used: inputs of this size take much memory")

@@ -11,6 +11,7 @@ from mnv3c.ir.graph import Quant
 
 LEVELS = 255
 _SHRINK = np.linspace(1.0, 0.25, 46)
+_BINS = 8192  # of a histogram, of which a level takes 32
 _FOLDS = 4
 # How far channels follow their own ranges rather than the tensor's, and what these are widened by.
 _SHARES = (1.0, 0.7, 0.5, 0.3, 0.0)
@@ -87,14 +88,16 @@ def clip_range(
     Args:
         method: ``minmax`` keeps the extremes; ``mse`` minimises rounding noise (a step squared over
             12, for what is not exactly zero) plus the square of what is cut off: for a tensor on what
-            was seen, for channels on images that did not make the range.
+            was seen, for channels on images that did not make the range. ``kl`` cuts a tensor's range so
+            that the distribution of its values changes least; channels keep their extremes.
         cost: ``[C]``, what a squared error of each channel costs; by default the same for all, or relative
             to the channel's power where channels have ranges of their own.
     """
     low, high = seen.low.min(axis=0), seen.high.max(axis=0)
     whole = low.min(keepdims=True), high.max(keepdims=True)
-    if method == "mse" and whole[1][0] > whole[0][0]:
-        whole = _minimise(seen.all_rows, *whole, cost)
+    if method != "minmax" and whole[1][0] > whole[0][0]:
+        rows = seen.all_rows
+        whole = _minimise(rows, *whole, cost) if method == "mse" else _least_divergence(rows, *whole)
     if not per_channel:
         low, high = whole
     elif method == "mse":
@@ -177,6 +180,39 @@ def _minimise(
         step = (high * _SHRINK[best_high] - low * _SHRINK) / LEVELS
         best_low = int((cut_low + density * step**2 / 12).argmin())
     return low * _SHRINK[best_low], high * _SHRINK[best_high]
+
+
+def _least_divergence(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shrink a tensor's range to where 8 bits keep its distribution best (entropy calibration, Migacz 2017).
+
+    Values of exactly zero are left out: they are represented exactly, and behind ReLU they are most.
+    """
+    counts, edges = np.histogram(rows[rows != 0], _BINS, (float(low[0]), float(high[0])))
+    centres = (edges[1:] + edges[:-1]) / 2
+    losses = [_divergence(counts, centres, float(low[0]) * t, float(high[0]) * t) for t in _SHRINK]
+    kept = _SHRINK[int(np.argmin(losses))]
+    return low * kept, high * kept
+
+
+def _divergence(counts: np.ndarray, centres: np.ndarray, low: float, high: float) -> float:
+    """Kullback-Leibler divergence of what 8 bits make of a histogram cut to a range, from the histogram cut.
+
+    What is beyond an end counts at that end in the one, and is not known to the other.
+    """
+    inside = (centres >= low) & (centres <= high)
+    kept = counts[inside].astype(np.float64)
+    if not kept.any():
+        return np.inf
+    cut = kept.copy()
+    cut[0] += counts[centres < low].sum()
+    cut[-1] += counts[centres > high].sum()
+    level = np.floor((centres[inside] - low) / (high - low) * (LEVELS + 1)).astype(int).clip(0, LEVELS)
+    # Each level's mass lies evenly on those of its bins that hold anything.
+    mass = np.bincount(level, kept, LEVELS + 1)
+    bins = np.bincount(level, cut > 0, LEVELS + 1)
+    spread = np.where(cut > 0, mass[level] / np.maximum(bins[level], 1), 0.0)
+    p, q = cut / cut.sum(), np.maximum(spread / max(spread.sum(), 1e-30), 1e-12)
+    return float((p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum())
 
 
 def _mean_square(x: np.ndarray) -> np.ndarray:

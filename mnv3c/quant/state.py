@@ -20,7 +20,7 @@ class Options:
     """What the quantiser may do.
 
     Attributes:
-        ranges: ``minmax`` or ``mse`` (see ``ranges.clip_range``).
+        ranges: ``mse``, ``kl`` or ``minmax`` (see ``ranges.clip_range``).
         vector_margin: what ranges of vectors are widened by, of which calibration sees few values.
         per_channel: give channels their own scale wherever that is free or pays.
         residual_share: how far scales follow the channels' ranges in tensors that residual adds tie

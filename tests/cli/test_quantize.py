@@ -129,6 +129,7 @@ def test_eval_of_a_library(capsys: pytest.CaptureFixture[str], images: Path, tmp
         (("quantize", "m", "--images", "x"), "--labels: --images and --labels go together"),
         (("quantize", *ZOO, "--mixed"), "--mixed: needs --calibration"),
         (("quantize", "m", "--mixed", "0"), "--mixed"),
+        (("quantize", "m", "--clipping", "sharp"), "--clipping"),
         (("quantize", "m", "-o", "net.bin"), "does not end in .mnv3q"),
         (("quantize", "m", "--report", "no-such-folder/r.html"), "--report: no folder"),
         (("eval", "m", "--images", "x", "--labels", "y", "--engine", "emulated"), "give its folder"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mnv3c.errors import Mnv3cError
+from mnv3c.quant import quantize
 from mnv3c.quant.ranges import affine, clip_range, sample, symmetric
 from mnv3c.quant.rounding import compensated_rounding
+from tests.quant.networks import block_network, inputs
 
 
 def seen(values: np.ndarray):  # type: ignore[no-untyped-def]
@@ -60,6 +63,24 @@ def test_mse_cuts_an_outlier_off_and_is_near_the_best() -> None:
     assert error(float(high[0])) < 1.1 * best
 
 
+def test_kl_keeps_what_is_even_and_cuts_what_is_alone() -> None:
+    rng = np.random.default_rng(5)
+    even = rng.uniform(-1, 3, (1, 200, 200, 2))
+    low, high = clip_range(seen(even), per_channel=False, method="kl")
+    assert low[0] < -0.97 and high[0] > 2.9
+    tailed = rng.normal(0, 1, (1, 200, 200, 2))
+    tailed[0, 0, :3] = [[40.0, -40.0], [39.0, -38.0], [40.0, -37.0]]
+    low, high = clip_range(seen(tailed), per_channel=False, method="kl")
+    assert 3.5 < high[0] < 20 and low[0] == pytest.approx(-high[0])
+    # Twice the values, twice the range.
+    double = clip_range(seen(2 * tailed), per_channel=False, method="kl")
+    assert double[1][0] == pytest.approx(2 * high[0])
+    assert np.array_equal(
+        clip_range(seen(even), per_channel=True, method="kl")[1], seen(even).high.max(axis=0)
+    )
+    assert (clip_range(seen(even * 0), per_channel=False, method="kl")[1] > 0).all()
+
+
 def test_dead_channel_has_a_usable_scale() -> None:
     values = np.zeros((1, 4, 4, 3))
     values[..., 1] = np.arange(16).reshape(4, 4)
@@ -93,3 +114,14 @@ def test_compensated_rounding_of_independent_inputs_is_nearest() -> None:
     weight = np.random.default_rng(4).uniform(-200, 200, (2, 5, 7))
     rounded = compensated_rounding(weight, np.tile(np.eye(7), (2, 1, 1)))
     np.testing.assert_array_equal(rounded, np.clip(np.rint(weight), -127, 127))
+
+
+def test_clipping_is_chosen_by_name() -> None:
+    graph = block_network(1)
+    made = {kind: quantize(graph, inputs(graph, 6, 1), clipping=kind) for kind in ("mse", "kl", "minmax")}
+    stated = {kind: g.meta["quantization"]["method"]["ranges"] for kind, g in made.items()}
+    assert stated == {kind: kind for kind in made}
+    scales = {k: tuple(t.quant for t in g.tensors.values()) for k, g in made.items()}
+    assert len(set(scales.values())) == 3
+    with pytest.raises(Mnv3cError, match="clipping sharp"):
+        quantize(graph, inputs(graph, 2, 1), clipping="sharp")

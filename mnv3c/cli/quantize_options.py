@@ -1,4 +1,4 @@
-"""``--mixed``: the option, and what it chose and costs for people."""
+"""``--mixed`` and ``--clipping``: the options, and what the first chose and costs for people."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ from mnv3c.cli.output import Output, millions, plain, size
 
 _DEFAULT = 4
 _MOST = 64
+
+
+def clipping_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--clipping``."""
+    option = click.option(
+        "--clipping",
+        type=click.Choice(["mse", "kl", "minmax"]),
+        help="How ranges of activations are cut: to least error, to least change of the distribution, or "
+        "not. Default: mse; minmax for a network that was trained quantised by tensor.",
+    )
+    return option(command)
 
 
 def mixed_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -115,7 +115,7 @@ def test_runs_are_those_of_the_image(tmp_path: Path, path: str, dtype: str) -> N
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 @pytest.mark.parametrize("path", ["neon", "dotprod", "i8mm"])
 def test_the_first_layer_takes_rows_and_no_image_is_kept(tmp_path: Path, path: str, dtype: str) -> None:
-    made, graph = library(tmp_path / "lib", "nv21", [path], dtype)
+    made, _ = library(tmp_path / "lib", "nv21", [path], dtype)
     regions = {m["region"]: m["bytes"] for m in made.manifest["programs"][path]["memory"]}
     assert "camera_image" not in regions
     plain = build_library(network(dtype), [path]).manifest["arena_bytes"]

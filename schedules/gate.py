@@ -15,7 +15,12 @@ def legal(op, target):
     if op.path == "neon":
         return {}
     quads = -(-op.number("channels") // 4)
-    return {"unroll": tuple(u for u in (1, 2, 4) if quads % u == 0), "pairs": ("joined", "single")}
+    # The operands of matrix products are made of two groups.
+    least = 2 if op.path == "i8mm" and quads % 2 == 0 else 1
+    return {
+        "unroll": tuple(u for u in (1, 2, 4) if u >= least and quads % u == 0),
+        "pairs": ("joined", "single"),
+    }
 
 
 def default(op, target):

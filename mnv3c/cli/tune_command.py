@@ -51,6 +51,12 @@ if TYPE_CHECKING:
 @click.option(
     "--fresh", is_flag=True, help="Forget what an earlier run measured instead of going on from it."
 )
+@click.option(
+    "--space",
+    "show_space",
+    is_flag=True,
+    help="Measure nothing: list what can be chosen for each layer, and what is used without a search.",
+)
 @model_options
 @json_option
 def command(
@@ -65,6 +71,7 @@ def command(
     finalists: int,
     fresh: bool,
     hints: tuple[str, ...],
+    show_space: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -89,6 +96,10 @@ def command(
     from mnv3c.tuning import front
     from mnv3c.tuning.session import Settings
 
+    if show_space:
+        options["input_shape"] = parse_shape(options["input_shape"])
+        _show_space(output, model, target, path, options)
+        return
     settings = Settings(trials, None if time_budget is None else time_budget * 60, options["seed"])
     began = time.monotonic()
     with _bar(output) as tell:
@@ -109,6 +120,38 @@ def command(
         )
     output.result(front.facts(done, time.monotonic() - began))
     _tell(output, done, time.monotonic() - began)
+
+
+def _show_space(output: Output, model: str, target: str, path: str | None, options: dict[str, Any]) -> None:
+    from mnv3c.tuning import front, report
+
+    rows = front.knobs(model, target, path=path, **options)
+    output.result(
+        {
+            "ok": True,
+            "knobs": [
+                {
+                    "operator": r.op.operator,
+                    "shape": dict(r.op.shape),
+                    "knob": r.knob,
+                    "default": r.default,
+                    "candidates": list(r.candidates),
+                    "legal": list(r.legal),
+                }
+                for r in rows
+            ],
+        }
+    )
+    table = output.table(
+        f"{plain(model)} on {target}", "operator", "", "knob", "default", "tried", "legal", right=6
+    )
+    before = None
+    for r in rows:
+        head = (r.op.operator, report.shape_text(r.op)) if r.op != before else ("", "")
+        values = report.values_text(r.candidates), report.values_text(r.legal)
+        table.add_row(*head, r.knob, str(r.default), *values)
+        before = r.op
+    output.text(table)
 
 
 @contextlib.contextmanager

@@ -87,6 +87,17 @@ def integer_graph(model: str, **options: Any) -> Graph:
     return api.quantize(api.load(model, **options), seed=seed)
 
 
+def knobs(model: str, target: str, *, path: str | None = None, **options: Any) -> list[report.KnobRow]:
+    """The search space of a model's layers on a core, with the values used without a search.
+
+    Raises:
+        Mnv3cError: bad use; a model that cannot be read.
+    """
+    core = targets.get(target)
+    chosen = tuned_path(core, path)
+    return report.knob_rows(integer_graph(model, **options), chosen, core)
+
+
 def tune(
     model: str,
     target: str,

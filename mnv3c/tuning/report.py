@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mnv3c.codegen.program import Schedule
+from mnv3c.ir.graph import Graph
+from mnv3c.targets import Target
+from mnv3c.tuning import space, tasks
 from mnv3c.tuning.records import Record
 from mnv3c.tuning.session import Outcome
-from mnv3c.tuning.space import Op
+from mnv3c.tuning.space import Op, Value
 from mnv3c.tuning.tasks import Layer
 
 
@@ -73,6 +76,45 @@ def shape_text(op: Op) -> str:
         return f"{size}, {' to '.join(steps)}, {window}"
     window = f", {shape['kernel']}/{str(shape['stride']).split('x')[0]}" if "kernel" in shape else ""
     return f"{size}, {shape['in']} to {shape['out']}{window}"
+
+
+@dataclass(frozen=True)
+class KnobRow:
+    """A knob of an operator.
+
+    Attributes:
+        default: the value that the path's own rule gives.
+        candidates: what a search tries.
+        legal: what the kernels can do.
+    """
+
+    op: Op
+    knob: str
+    default: Value
+    candidates: tuple[Value, ...]
+    legal: tuple[Value, ...]
+
+
+def knob_rows(graph: Graph, path: str, core: Target) -> list[KnobRow]:
+    """The knobs of a network's operators, as the path's own rules cut and compute it."""
+    found = []
+    for op, layer in {layer.op: layer for layer in reversed(tasks.layers(graph, path, core.name))}.items():
+        _, effective = tasks.task(graph, layer, core.name).candidate(space.default(op, core))
+        legal, candidates = space.legal(op, core), space.candidates(op, core)
+        found += [
+            KnobRow(op, k, effective[k], tuple(candidates.get(k, ())), tuple(values))
+            for k, values in legal.items()
+            if k in effective
+        ]
+    return found[::-1]
+
+
+def values_text(values: Sequence[Value]) -> str:
+    """Values for people: ``1 to 28`` where nothing is left out."""
+    numbers = [v for v in values if isinstance(v, int)]
+    if len(values) == len(numbers) > 3 and numbers == list(range(numbers[0], numbers[0] + len(values))):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(str(v) for v in values)
 
 
 def schedule_text(schedule: Schedule) -> str:

@@ -45,8 +45,8 @@ def test_only_constants_that_do_not_fit_are_waited_for():
 @pytest.mark.skipif(llvm.tools() is None, reason="LLVM's tools are not installed")
 def test_arithmetic_counts_what_every_schedule_does():
     ran = {SDOT: 100, LDR: 1000, MOV: 1000}
-    # One SDOT a cycle on the A55, two on the A76. There, a product of 32 bits keeps one of the pipes for 2 cycles,
-    # and a store takes each of them for one.
+    # One SDOT a cycle on the A55, two on the A76. There, a product of 32 bits keeps one of the pipes for two
+    # cycles, and a store takes each of them for one.
     assert bound.of(targets.get("cortex-a55"), ran, 0).cycles == 100
     assert bound.of(targets.get("cortex-a76"), ran, 0).cycles == 50
     assert bound.of(targets.get("cortex-a76"), {SQRDMULH: 10, SDOT: 4}, 0).cycles == 20

@@ -4,7 +4,7 @@ import pytest
 
 from mnv3c import targets
 from mnv3c.errors import Mnv3cError
-from mnv3c.tuning import space, tasks
+from mnv3c.tuning import report, space, tasks
 from tests.tuning.networks import network
 
 CASES = (
@@ -79,3 +79,17 @@ def test_every_is_the_product():
     table = {"a": (1, 2), "b": ("x", "y", "z")}
     assert space.size(table) == 6
     assert space.every(table)[0] == {"a": 1, "b": "x"} and len({str(s) for s in space.every(table)}) == 6
+
+
+@pytest.mark.parametrize(("path", "core"), CASES)
+def test_the_space_is_listed_with_what_is_used_without_a_search(path, core):
+    rows = report.knob_rows(network(), path, targets.get(core))
+    assert {r.op.operator for r in rows} == {"convolution", "block", "pointwise", "vector", "gate"}
+    assert all(r.default in r.legal and set(r.candidates) <= set(r.legal) for r in rows)
+    assert len({(r.op, r.knob) for r in rows}) == len(rows)
+
+
+def test_values_for_people():
+    assert report.values_text((1, 2, 3, 4)) == "1 to 4"
+    assert report.values_text((1, 2, 4)) == "1, 2, 4"
+    assert report.values_text(("joined", "single")) == "joined, single"

@@ -7,20 +7,23 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import onnx
 from tvm.relax.frontend.onnx import from_onnx
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.lower import EmptyNetwork
+from mnv3c.frontend.onnx_model.detection import split
 from mnv3c.frontend.onnx_model.read import read_model
 from mnv3c.frontend.onnx_model.rewrite import Canonical, canonical
+from mnv3c.ir.detection import with_detection
+from mnv3c.ir.graph import Graph
 
-T = TypeVar("T")
 
-
-def load(path: Path, input_shape: tuple[int, ...] | None, lower: Callable[[Any, dict[str, object]], T]) -> T:
+def load(
+    path: Path, input_shape: tuple[int, ...] | None, lower: Callable[[Any, dict[str, object]], Graph]
+) -> Graph:
     """Read a model file, import it into Relax and hand it to ``lower`` with facts for the graph's meta.
 
     Args:
@@ -33,7 +36,8 @@ def load(path: Path, input_shape: tuple[int, ...] | None, lower: Callable[[Any, 
     """
     model, digest = read_model(path)
     try:
-        rewritten = canonical(model, input_shape)
+        head, detection = split(model, input_shape)
+        rewritten = canonical(head, input_shape)
     except Mnv3cError as error:
         raise Mnv3cError(error.message, f"{path}: {error.place}") from None
     meta: dict[str, object] = {
@@ -43,10 +47,15 @@ def load(path: Path, input_shape: tuple[int, ...] | None, lower: Callable[[Any, 
         "input_name": rewritten.input_name,
         "input_shape": list(rewritten.input_shape),
     }
+    if detection is not None:
+        meta["notes"] = list(detection.notes)
     try:
-        return lower(_import(rewritten.model()), meta)
+        graph = lower(_import(rewritten.model()), meta)
     except Exception as error:
         raise _blame(error, rewritten, lower, path) from None
+    if detection is None:
+        return graph
+    return with_detection(graph, detection.anchors, detection.settings)
 
 
 def _import(model: onnx.ModelProto) -> Any:

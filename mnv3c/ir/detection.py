@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class Settings:
         most, most_a_class: boxes in all, and of one class.
         agnostic: boxes of different classes suppress each other.
         logits: the maps hold logits, which a sigmoid makes scores; else they hold scores.
+        x_first: codes and anchors are x, y, width, height.
     """
 
     scales: tuple[float, float] = (10.0, 5.0)
@@ -42,6 +43,7 @@ class Settings:
     most_a_class: int = 100
     agnostic: bool = False
     logits: bool = True
+    x_first: bool = False
 
 
 def least_logit(score: float) -> int:
@@ -99,6 +101,13 @@ def detection_node(
             )
         return quant.zero_point[0], found
 
+    if not settings.logits:
+        for name in scores:
+            quant = graph.tensor(name).quant
+            if quant is None or quant.scale[0] * (127 - quant.zero_point[0]) > 1.02:
+                raise Mnv3cError(
+                    "holds scores beyond one; a sigmoid is needed before a detection", f"tensor {name}"
+                )
     box_scales = []
     for name in boxes:
         zero_point, centre = multiplier(name, 2.0**-30 * settings.scales[0])
@@ -120,7 +129,24 @@ def detection_node(
         agnostic=settings.agnostic,
         score_table=_SIGMOID if settings.logits else _PLAIN,
         exponential=_EXPONENTIAL,
+        x_first=settings.x_first,
     )
+
+
+def with_detection(graph: Graph, anchors: np.ndarray, settings: Settings) -> Graph:
+    """A network whose outputs are a head's maps, codes first, with the detection in its ``meta``.
+
+    Args:
+        anchors: reals ``[N, 4]``, as ``detection_node`` takes them.
+    """
+    half = len(graph.outputs) // 2
+    wanted = {
+        "boxes": list(graph.outputs[:half]),
+        "scores": list(graph.outputs[half:]),
+        "anchors": anchors.tolist(),
+        "settings": asdict(settings),
+    }
+    return graph.replace(meta={**graph.meta, _META: wanted})
 
 
 def attach(graph: Graph) -> Graph:

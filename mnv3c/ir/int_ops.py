@@ -397,6 +397,7 @@ class QDetect(Node):
         score_table: scores in Q15 of logits ``(i - 128) / 8``, ``i`` = 0 to 256; of what are scores
             already, ``min(max(i - 128, 0) * 256, 32767)``.
         exponential: ``round(2**16 * 2**(i / 256))`` for i = 0 to 256.
+        x_first: codes and anchors are x, y, width, height; boxes come out as ever.
     """
 
     anchors: np.ndarray
@@ -411,6 +412,7 @@ class QDetect(Node):
     agnostic: bool
     score_table: tuple[int, ...]
     exponential: tuple[int, ...]
+    x_first: bool = False
 
     @property
     def maps(self) -> int:

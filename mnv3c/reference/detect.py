@@ -92,7 +92,8 @@ def _outputs(
     table = np.asarray(node.score_table, I64)
     for n, (score, anchor, kind) in enumerate(found):
         # Rounded to 24 bits by the conversion, then scaled by a power of two: no other rounding.
-        boxes[0, n] = corners[anchor].astype(np.float32) * np.float32(2.0**-21)
+        box = corners[anchor][[1, 0, 3, 2]] if node.x_first else corners[anchor]
+        boxes[0, n] = box.astype(np.float32) * np.float32(2.0**-21)
         at, rest = (score + 32768) >> 8, (score + 32768) & 255
         share = table[at] + (((table[at + 1] - table[at]) * rest + 128) >> 8)
         scores[0, n] = np.float32(share) * np.float32(2.0**-15)

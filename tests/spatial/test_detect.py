@@ -154,6 +154,7 @@ def random_detector(seed: int) -> Graph:
         most=int(rng.integers(1, 20)),
         most_a_class=int(rng.integers(1, 20)),
         agnostic=bool(seed % 2),
+        x_first=seed % 3 == 0,
     )
     scale = 0.05 if dtype == "int8" else 5e-4
     return detector(maps, each, classes, anchors, settings, dtype, scale)

@@ -20,7 +20,6 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.tflite.operators import constant
 from mnv3c.frontend.tflite.reader import Model, OperatorInfo, TensorInfo
 from mnv3c.ir.detection import Settings, check_anchors
-from mnv3c.ir.graph import Graph
 
 NAME = "CUSTOM TFLite_Detection_PostProcess"
 _RENAMES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
@@ -114,18 +113,6 @@ def split(model: Model) -> tuple[Model, Detection | None]:
     if len(set(head.outputs)) != len(head.outputs):
         raise Mnv3cError("reads one map twice", place)
     return head, Detection(place, boxes, classes, places, settings)
-
-
-def describe(detection: Detection, graph: Graph) -> Graph:
-    """The graph of the network up to its head, with the detection in its ``meta`` (``ir.detection``)."""
-    half = len(detection.boxes)
-    wanted = {
-        "boxes": list(graph.outputs[:half]),
-        "scores": list(graph.outputs[half:]),
-        "anchors": detection.anchors.tolist(),
-        "settings": dataclasses.asdict(detection.settings),
-    }
-    return graph.replace(meta={**graph.meta, "detection": wanted})
 
 
 def _behind_logistic(m: Map) -> list[TensorInfo]:

@@ -18,10 +18,11 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.quantized.values import identifier
 from mnv3c.frontend.tflite import operators as ops
 from mnv3c.frontend.tflite import spatial
-from mnv3c.frontend.tflite.detection import describe, split
+from mnv3c.frontend.tflite.detection import split
 from mnv3c.frontend.tflite.reader import Model, TensorInfo, read
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.count import count_classes
+from mnv3c.ir.detection import with_detection
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.ir.verify import InvalidGraph, verify
 
@@ -38,6 +39,8 @@ def load_float(path: Path | str, name: str | None = None) -> Graph:
         Mnv3cError: the file is damaged, quantised, or holds an operator that is not supported.
     """
     model, detection = split(read(path))
+    if detection is not None and not detection.settings.logits:
+        raise Mnv3cError("needs scores of a LOGISTIC in a float model", detection.place)
     importer = _Importer(model)
     for t in (model.tensors[i] for i in model.inputs):
         importer.require_float(t)
@@ -52,7 +55,7 @@ def load_float(path: Path | str, name: str | None = None) -> Graph:
         "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
     }
     graph = importer.finish(name or identifier(re.sub(r"[^A-Za-z0-9]+", "_", PurePath(path).stem)), meta)
-    return graph if detection is None else describe(detection, graph)
+    return graph if detection is None else with_detection(graph, detection.anchors, detection.settings)
 
 
 class _Importer:

@@ -20,9 +20,9 @@ from mnv3c.frontend.quantized.builder import Builder
 from mnv3c.frontend.quantized.values import Affine, Value
 from mnv3c.frontend.tflite import arithmetic, spatial
 from mnv3c.frontend.tflite import operators as ops
-from mnv3c.frontend.tflite.detection import Detection, Map, describe, split
+from mnv3c.frontend.tflite.detection import Detection, Map, split
 from mnv3c.frontend.tflite.reader import Model, TensorInfo
-from mnv3c.ir.detection import attach
+from mnv3c.ir.detection import attach, with_detection
 from mnv3c.ir.graph import Graph
 from mnv3c.ir.verify import InvalidGraph, verify
 
@@ -116,7 +116,7 @@ class _Importer:
         for each in (*detection.boxes, *detection.scores):
             self.builder.output(self.on_its_way(each, detection.place), "int8", f"{each.tensor.name}_map")
         try:
-            return verify(attach(describe(detection, self.graph())))
+            return verify(attach(with_detection(self.graph(), detection.anchors, detection.settings)))
         except InvalidGraph as error:
             raise Mnv3cError(str(error), detection.place) from None
 

@@ -14,6 +14,7 @@ from mnv3c.frontend.zoo.layers import layer_shapes
 from mnv3c.frontend.zoo.names import ZooModel, parse, unknown
 from mnv3c.frontend.zoo.table import ARCHITECTURES, scale_width
 from mnv3c.frontend.zoo.weights import load_weights
+from mnv3c.ir.detection import Settings, with_detection
 from mnv3c.ir.graph import Graph
 
 __all__ = ["ARCHITECTURES", "ZooModel", "load", "parse", "unknown"]
@@ -77,13 +78,6 @@ def _with_detection(graph: Graph, architecture: Architecture) -> Graph:
     """A detector's graph with what its end needs in ``meta`` (``mnv3c.ir.detection``)."""
     if architecture.detector is None:
         return graph
-    half = len(graph.outputs) // 2
-    boxes, scores = graph.outputs[:half], graph.outputs[half:]
+    boxes = graph.outputs[: len(graph.outputs) // 2]
     places = anchors(architecture.detector, [graph.tensor(b).shape[:2] for b in boxes])
-    detection = {
-        "boxes": list(boxes),
-        "scores": list(scores),
-        "anchors": places.tolist(),
-        "settings": {},
-    }
-    return graph.replace(meta={**graph.meta, "detection": detection})
+    return with_detection(graph, places, Settings())

@@ -149,7 +149,7 @@ def test_logits_in_16_bits(shape: tuple[int, int, int, int], path: str, tmp_path
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("dtype", ["int8", "int16"])
 def test_a_class_that_wins_everywhere(dtype: str, path: str, tmp_path: Path) -> None:
-    """Few values: many ties, and many groups of pixels with one winner all around, of which no score is computed."""
+    """Few values: many ties, and many groups of pixels with one winner all around."""
     b = Builder(9, f"winners{dtype}")
     x = b.input(8, 33, 4)
     scores = b.conv(x, 3, dtype=dtype, **({"low": 0, "high": 1} if dtype == "int8" else {"target": 1.0}))  # type: ignore[arg-type]

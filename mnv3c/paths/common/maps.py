@@ -8,7 +8,7 @@ from mnv3c.codegen.program import Constant, Kernel, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
-from mnv3c.paths.common.interpolate import Source, shape_text
+from mnv3c.paths.common.enlarge import Source, shape_text
 from mnv3c.paths.common.shares import split
 
 _VECTOR = 8

@@ -8,7 +8,7 @@ from mnv3c.codegen.program import Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Tensor
-from mnv3c.paths.common.interpolate import Source
+from mnv3c.paths.common.enlarge import Source
 from mnv3c.paths.common.maps import can_gate, gate_stage
 from mnv3c.paths.dotprod.builder import DENSE, Builder, Form, constants, shape_text, template_kernel
 from mnv3c.paths.dotprod.layout import ROW, TILE, best_block, grid, quads, tiled_bytes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
-from mnv3c.paths.common.interpolate import Source, argmax_stage, fits, resize_stage
+from mnv3c.paths.common.enlarge import Source, argmax_stage, resize_stage
+from mnv3c.paths.common.interpolate import fits
 from mnv3c.paths.dotprod.builder import DENSE, Builder
 from mnv3c.paths.dotprod.layout import ROW
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mnv3c.codegen.program import Stage
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
-from mnv3c.paths.common.interpolate import Source, argmax_stage, fits, resize_stage
+from mnv3c.paths.common.enlarge import Source, argmax_stage, resize_stage
+from mnv3c.paths.common.interpolate import fits
 from mnv3c.paths.common.maps import can_gate, gate_stage
 from mnv3c.paths.neon.context import Context
 

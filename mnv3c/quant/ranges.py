@@ -11,7 +11,9 @@ from mnv3c.ir.graph import Quant
 
 LEVELS = 255
 _SHRINK = np.linspace(1.0, 0.25, 46)
-_BINS = 8192  # of a histogram, of which a level takes 32
+# Of a histogram: two to 32 for each of 256 levels, as many as hold some values each.
+_BINS = (512, 8192)
+_IN_A_BIN = 16
 _FOLDS = 4
 # How far channels follow their own ranges rather than the tensor's, and what these are widened by.
 _SHARES = (1.0, 0.7, 0.5, 0.3, 0.0)
@@ -187,7 +189,9 @@ def _least_divergence(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> tu
 
     Values of exactly zero are left out: they are represented exactly, and behind ReLU they are most.
     """
-    counts, edges = np.histogram(rows[rows != 0], _BINS, (float(low[0]), float(high[0])))
+    values = rows[rows != 0]
+    bins = int(np.clip(len(values) // _IN_A_BIN, *_BINS))
+    counts, edges = np.histogram(values, bins, (float(low[0]), float(high[0])))
     centres = (edges[1:] + edges[:-1]) / 2
     losses = [_divergence(counts, centres, float(low[0]) * t, float(high[0]) * t) for t in _SHRINK]
     kept = _SHRINK[int(np.argmin(losses))]

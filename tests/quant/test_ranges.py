@@ -9,7 +9,7 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.quant import quantize
 from mnv3c.quant.ranges import affine, clip_range, sample, symmetric
 from mnv3c.quant.rounding import compensated_rounding
-from tests.quant.networks import block_network, inputs
+from tests.quant.networks import build, conv
 
 
 def seen(values: np.ndarray):  # type: ignore[no-untyped-def]
@@ -117,11 +117,15 @@ def test_compensated_rounding_of_independent_inputs_is_nearest() -> None:
 
 
 def test_clipping_is_chosen_by_name() -> None:
-    graph = block_network(1)
-    made = {kind: quantize(graph, inputs(graph, 6, 1), clipping=kind) for kind in ("mse", "kl", "minmax")}
-    stated = {kind: g.meta["quantization"]["method"]["ranges"] for kind, g in made.items()}
-    assert stated == {kind: kind for kind in made}
-    scales = {k: tuple(t.quant for t in g.tensors.values()) for k, g in made.items()}
-    assert len(set(scales.values())) == 3
+    graph = build((32, 32, 3), [conv(np.random.default_rng(0), "a", "x", 3, 4)])
+    rng = np.random.default_rng(1)
+    batch = [rng.standard_t(3, (32, 32, 3)).astype(np.float32) for _ in range(8)]
+    scales = {}
+    for kind in ("mse", "kl", "minmax"):
+        integer = quantize(graph, batch, clipping=kind, output_dtype="int8")
+        assert integer.meta["quantization"]["method"]["ranges"] == kind
+        scales[kind] = integer.tensor("a").quant.scale[0]
+    assert max(scales["mse"], scales["kl"]) < 0.95 * scales["minmax"]
+    assert scales["mse"] != scales["kl"]
     with pytest.raises(Mnv3cError, match="clipping sharp"):
-        quantize(graph, inputs(graph, 2, 1), clipping="sharp")
+        quantize(graph, batch, clipping="sharp")

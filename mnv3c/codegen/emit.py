@@ -106,6 +106,7 @@ def emit(
     if camera is not None:
         sources.insert(1, f"{name}_camera.c")
         files[f"{name}_camera.c"] = render("library/camera.c.j2", **values)
+        files[f"example/{name}_frames.c"] = render("library/example_frames.c.j2", **values)
     files[f"{name}.h"] = render("library/header.h.j2", **values)
     files[f"{name}_internal.h"] = render("library/internal.h.j2", **values)
     files[f"{name}.c"] = render("library/main.c.j2", **values)

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 from mnv3c.codegen.library import build_library
 from mnv3c.codegen.write import write_folder
 from mnv3c.ir import int_ops as q
+from mnv3c.ir.detection import Settings, attach, least_logit
 from mnv3c.ir.graph import Graph, Quant, Tensor
 from mnv3c.ir.verify import verify
-from mnv3c.ir.detection import Settings, attach, least_logit
 from mnv3c.reference import integer
 from tests.codegen import host
 from tests.graphs import random_inputs

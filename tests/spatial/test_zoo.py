@@ -15,6 +15,7 @@ from mnv3c.frontend.zoo.build import pool_window
 from mnv3c.frontend.zoo.names import parse
 from mnv3c.ir import float_ops as f
 from mnv3c.reference.floating import run
+from tests.spatial import raspp
 from tests.spatial.lraspp import onnx_model, random_state
 
 
@@ -54,6 +55,36 @@ def test_size_is_near_the_papers(variant: str, billions: float, millions: float)
     assert macs(graph) / 1e9 == pytest.approx(billions, rel=0.025)
     one = {"large": 2 * 672 * 168, "small": 2 * 288 * 72}[variant]
     assert round((parameters(graph) - one) / 1e6, 2) == pytest.approx(millions, abs=0.006)
+
+
+def test_raspp_is_the_network_that_onnxruntime_runs(tmp_path: Path) -> None:
+    state, size = raspp.random_state(5), (65, 97)
+    path = tmp_path / "weights.npz"
+    np.savez(path, **state)
+    graph = load("raspp_mobilenet_v2_logits_65x97", weights=str(path))
+    model = raspp.onnx_model(state, size).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(1).normal(0, 1, (*size, 3)).astype(np.float32)
+    want = session.run(None, {"x": image.transpose(2, 0, 1)[None]})[0][0].transpose(1, 2, 0)
+    got = run(graph, {"input": image})[graph.outputs[0]]
+    assert got.shape == (5, 7, 5)
+    assert np.abs(got - want).max() / np.abs(want).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_raspp_has_the_papers_size() -> None:
+    """Row 1 of Table 7 of MobileNetV3: 21.29 B and 2.11 M, if the image has the odd size that TensorFlow uses."""
+    graph = load("raspp_mobilenet_v2_1025x2049")
+    assert macs(graph) / 1e9 == pytest.approx(21.29, rel=0.005)
+    assert parameters(graph) / 1e6 == pytest.approx(2.11, abs=0.015)
+
+
+@pytest.mark.slow
+def test_raspp_is_bit_equal(tmp_path: Path) -> None:
+    folder = tmp_path / "library"
+    mnv3c.compile("raspp_mobilenet_v2_0.35_65x129", "arm64", folder, classes=7)
+    result = mnv3c.verify(folder, count=1)
+    assert result.ok and {p.path for p in result.paths} == {"i8mm", "dotprod", "neon"}
 
 
 def test_pool_of_the_paper() -> None:

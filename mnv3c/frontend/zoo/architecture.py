@@ -39,16 +39,22 @@ class Block:
 
 @dataclass(frozen=True)
 class Segmenter:
-    """Lite R-ASPP (Howard et al. 2019, section 6.3 and Figure 10) in place of pool and classifier.
+    """A segmentation head in place of pool and classifier.
+
+    Lite R-ASPP (Howard et al. 2019, section 6.3 and Figure 10): one branch gated by the other, refined by a
+    larger map. R-ASPP (Sandler et al. 2018, section 6.3): a 1x1 convolution beside the mean of the whole map,
+    joined and convolved once more.
 
     Attributes:
         filters: channels of its two branches.
-        skip_stride: how many times smaller than the input the map is that the logits are refined by: the
-            depthwise output of the last block of that resolution.
-        argmax: classes of all input pixels; else logits at ``skip_stride``.
+        lite: Lite R-ASPP; else R-ASPP.
+        skip_stride: of Lite R-ASPP: how many times smaller than the input the map is that the logits are
+            refined by: the depthwise output of the last block of that resolution.
+        argmax: classes of all input pixels; else logits, at ``skip_stride`` or of the last map's size.
     """
 
     filters: int = 128
+    lite: bool = True
     skip_stride: int = 8
     argmax: bool = True
 

@@ -82,18 +82,29 @@ class _Builder:
         return relax.op.reshape(x, (1, self.weights["classifier"].weight.shape[0]))
 
     def segmenter(self, x: Any) -> Any:
-        """Lite R-ASPP: one branch gated by the other, refined by a larger map."""
+        """The head of a segmentation: classes of all pixels, or logits."""
         assert self.a.segmenter is not None
+        x = self.lite_raspp(x) if self.a.segmenter.lite else self.raspp(x)
+        if not self.a.segmenter.argmax:
+            return x
+        return relax.op.argmax(self.resize(x, self.size), axis=1, keepdims=True)
+
+    def raspp(self, x: Any) -> Any:
+        """R-ASPP: a branch of the map beside its mean."""
+        pooled = self.emit(relax.op.mean(x, [2, 3], keepdims=True))
+        pooled = self.resize(self.act(self.conv("pooled", pooled), "relu"), _size(x))
+        both = self.emit(relax.op.concat([self.act(self.conv("branch", x), "relu"), pooled], axis=1))
+        return self.conv("classifier", self.act(self.conv("join", both), "relu"))
+
+    def lite_raspp(self, x: Any) -> Any:
+        """Lite R-ASPP: one branch gated by the other, refined by a larger map."""
         size, skip = _size(x), self.depthwise[skip_block(self.a)]
         window, stride = pool_window(size)
         pooled = self.emit(relax.op.nn.avg_pool2d(x, pool_size=window, strides=stride))
         gate = self.resize(self.emit(relax.op.sigmoid(self.conv("gate", pooled))), size)
         x = self.emit(relax.op.multiply(self.act(self.conv("branch", x), "relu"), gate))
         x = self.conv("high", self.resize(x, _size(skip)))
-        x = self.emit(relax.op.add(x, self.conv("low", skip)))
-        if not self.a.segmenter.argmax:
-            return x
-        return relax.op.argmax(self.resize(x, self.size), axis=1, keepdims=True)
+        return self.emit(relax.op.add(x, self.conv("low", skip)))
 
     def detector(self, d: Detector, x: Any) -> list[Any]:
         """Box codes of every map, then class logits of every map."""

@@ -52,6 +52,19 @@ def detector(backbone: Architecture) -> Architecture:
     )
 
 
+def raspp(name: str, backbone: Architecture) -> dict[str, Architecture]:
+    """R-ASPP on a backbone at output stride 16, giving classes or logits, by name.
+
+    256 filters, on the output of the last block: the last convolution is left out.
+    """
+    dense = replace(dilate(backbone, 16), last=0, head=0, size=_STREET, classes=_STREET_CLASSES)
+    heads = {"": True, "_logits": False}
+    return {
+        f"raspp_{name}{ending}": replace(dense, segmenter=Segmenter(filters=256, lite=False, argmax=argmax))
+        for ending, argmax in heads.items()
+    }
+
+
 def segmenters(name: str, backbone: Architecture) -> dict[str, Architecture]:
     """Lite R-ASPP on a backbone, at output stride 16 and 8, giving classes or logits, by name."""
     found = {}

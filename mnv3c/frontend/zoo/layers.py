@@ -94,6 +94,13 @@ def layer_shapes(a: Architecture, classes: int) -> list[LayerShape]:
 
 
 def _segmenter_shapes(a: Architecture, s: Segmenter, channels: int, classes: int) -> list[LayerShape]:
+    if not s.lite:
+        return [
+            LayerShape("branch", (s.filters, channels, 1, 1), True),
+            LayerShape("pooled", (s.filters, channels, 1, 1), True),
+            LayerShape("join", (s.filters, 2 * s.filters, 1, 1), True),
+            LayerShape("classifier", (classes, s.filters, 1, 1), False),
+        ]
     return [
         LayerShape("branch", (s.filters, channels, 1, 1), True),
         LayerShape("gate", (s.filters, channels, 1, 1), False),

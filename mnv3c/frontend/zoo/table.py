@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mnv3c.frontend.zoo.ancestors import ANCESTORS
 from mnv3c.frontend.zoo.architecture import HS, RE, Architecture, Block, inputs, make_divisible
-from mnv3c.frontend.zoo.dense import detector, halve_last_stage, segmenters
+from mnv3c.frontend.zoo.dense import detector, halve_last_stage, raspp, segmenters
 
 _LARGE = Architecture(
     stem=16,
@@ -69,6 +69,7 @@ ARCHITECTURES = {
     **ANCESTORS,
     **segmenters("mobilenet_v3_large", _LARGE),
     **segmenters("mobilenet_v3_small", _SMALL),
+    **raspp("mobilenet_v2", ANCESTORS["mobilenet_v2"]),
     "ssdlite_mobilenet_v3_large": detector(halve_last_stage(_LARGE)),
     "ssdlite_mobilenet_v3_small": detector(halve_last_stage(_SMALL)),
     "ssdlite_mobilenet_v2": detector(ANCESTORS["mobilenet_v2"]),
@@ -91,7 +92,7 @@ def scale_width(a: Architecture, width: float) -> Architecture:
         expansion = make_divisible(channels * (b.expansion / inputs(a, i)))
         blocks.append(replace(b, expansion=expansion, out=make_divisible(b.out * width)))
     growth = max(width, 1.0)
-    last = make_divisible(blocks[-1].out * a.last / a.blocks[-1].out)
+    last = make_divisible(blocks[-1].out * a.last / a.blocks[-1].out) if a.last else 0
     if not a.head and a.segmenter is None and a.detector is None:
         last = make_divisible(a.last * growth) if a.last else 0
     head = make_divisible(a.head * growth) if a.head else 0

@@ -60,7 +60,8 @@ def load_weights(path: Path, a: Architecture, classes: int | None, padding: str 
     ported = naming == "timm" and path.name.startswith("tf_")
     padding = padding or ("tf" if ported else "torch")
     a = _adapt(a, state, keys)
-    logits = "high" if a.segmenter is not None else "score1.project" if a.detector else "classifier"
+    lite = a.segmenter is not None and a.segmenter.lite
+    logits = "high" if lite else "score1.project" if a.detector else "classifier"
     have = _array(state, keys[logits][0] + ".weight", place).shape[0]
     if a.detector is not None:
         have = have // a.detector.anchors_a_pixel(1) - 1

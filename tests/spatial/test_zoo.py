@@ -73,7 +73,7 @@ def test_raspp_is_the_network_that_onnxruntime_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_raspp_has_the_papers_size() -> None:
-    """Row 1 of Table 7 of MobileNetV3: 21.29 B and 2.11 M, if the image has the odd size that TensorFlow uses."""
+    """Row 1 of Table 7 of MobileNetV3: 21.29 B and 2.11 M, at the odd size that TensorFlow uses."""
     graph = load("raspp_mobilenet_v2_1025x2049")
     assert macs(graph) / 1e9 == pytest.approx(21.29, rel=0.005)
     assert parameters(graph) / 1e6 == pytest.approx(2.11, abs=0.015)

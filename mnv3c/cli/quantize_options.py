@@ -48,7 +48,7 @@ def tell_mixed(output: Output, mixed: Mapping[str, Any] | None) -> None:
         return
     if mixed["tried"]:
         title = "In 16 bits" if mixed["tensors"] else "Tried in 16 bits, not kept"
-        table = output.table(title, "tensor", "share of rounding noise", "of work that reads it")
+        table = output.table(title, "tensor", "share of rounding noise", "of the work around it")
         for c in mixed["tried"]:
             table.add_row(plain(c["name"]), f"{c['noise']:.1%}", f"{c['macs']:.1%}")
         output.text(table)

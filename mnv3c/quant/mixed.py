@@ -1,7 +1,7 @@
 """Which tensors gain most from 16 bits: ``--mixed``.
 
 Chosen greedily by what each tensor's rounding alone does to the outputs, on calibration images that made
-no scale, against the multiply-accumulates that would read 16 bits; then kept only if the network so
+no scale, against the multiply-accumulates that would read or write 16 bits; then kept only if the network so
 quantised is better, on the same images, by more than a threshold.
 """
 
@@ -45,7 +45,8 @@ class Candidate:
 
     Attributes:
         noise: its rounding's share of the noise that all candidates' roundings make at the outputs.
-        macs: share of the network's multiply-accumulates that would read 16 bits.
+        macs: share of the network's multiply-accumulates that would read or write 16 bits, and for which
+            there is no vector code.
     """
 
     name: str
@@ -162,7 +163,8 @@ def choose_raised(
     graph = before_argmax(without_softmax(graph.replace(meta=meta)))
     source = prepare(graph)
     wide = wide_tensors(source, settings["output_dtype"])
-    names = candidates(source, group(source, wide), wide)
+    groups = group(source, wide)
+    names = candidates(source, groups, wide)
     if not names:
         return Choice(most, reason="no tensor of this network can have 16 bits")
     fit = [x for i, x in enumerate(inputs) if i % _HELD_OUT != _HELD_OUT - 1]
@@ -183,7 +185,7 @@ def choose_raised(
     total = sum(noises.values())
     if not total:
         return Choice(most, reason="no tensor that can have 16 bits loses anything")
-    share = mac_shares(source, names)
+    share = mac_shares(source, groups, names)
     found = [Candidate(name, noises[name] / total, share[name]) for name in noises]
     best = tuple(sorted(found, key=lambda c: (-c.worth, c.name))[:most])
     before = outputs_db(source, base, held)
@@ -239,15 +241,17 @@ def _read16(graph: Graph, name: str, wide: frozenset[str]) -> bool:
     return bool(users) and height * width < 2**15
 
 
-def mac_shares(graph: Graph, names: Sequence[str]) -> dict[str, float]:
-    """Of each tensor, the share of all multiply-accumulates that read it."""
+def mac_shares(graph: Graph, groups: Sequence[Group], names: Sequence[str]) -> dict[str, float]:
+    """Of each tensor, the share of all multiply-accumulates in convolutions that write or read it."""
     macs = {
         node.name: graph.tensor(node.output).elements * node.weight[0].size
         for node in graph.nodes
         if isinstance(node, f.Conv2d)
     }
     total = max(sum(macs.values()), 1)
-    return {name: sum(macs.get(u.name, 0) for u in graph.consumers(name)) / total for name in names}
+    writers = {g.output: [n.name for n in g.nodes] for g in groups}
+    readers = {name: [u.name for u in graph.consumers(name)] for name in names}
+    return {name: sum(macs.get(n, 0) for n in (*writers[name], *readers[name])) / total for name in names}
 
 
 def outputs_db(network: Graph, integer: Graph, batch: np.ndarray) -> float:

@@ -121,7 +121,7 @@ def test_the_choice_is_what_pays_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixed, "LEAST_GAIN_DB", -100.0)
     monkeypatch.setattr(mixed, "tensor_noise", lambda *_: {"pool": 4.0, "gated": 4.0, "sum": 1.0})
     choice = mixed.choose_raised(graph, batch, 2, settings)
-    # Equal noise: the vector, which 132 multiply-accumulates read, before the map.
+    # Equal noise: the vector, with few multiply-accumulates around it, before the map.
     assert choice.raised == ("pool", "gated") and choice.reason == ""
     assert [c.noise for c in choice.chosen] == [4 / 9, 4 / 9]
     assert choice.chosen[0].macs < choice.chosen[1].macs

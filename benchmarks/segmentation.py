@@ -1,11 +1,12 @@
-"""Pixel agreement of the trained LR-ASPP networks on the two street photos.
+"""The trained LR-ASPP networks: pixel agreement on the two street photos, instructions, memory.
 
-    python benchmarks/segmentation.py [--masks FILE.png]
+    python benchmarks/segmentation.py [--masks FILE.png] [--count [--cc COMMAND]]
 
 Needs the trained models (``$MNV3C_DATA``) and LiteRT (``pip install ai-edge-litert``). The float file is
 quantised on the calibration images, the two quantised files are imported as they are; the integers are
-those of every path of the compiled library (``tests/spatial`` holds the paths to them). Exit code 1 if any
-figure is below what it must be.
+those of every path of the compiled library (``tests/spatial`` holds the paths to them). ``--count`` compiles
+the three networks for ``dotprod`` (Cortex-A76) and counts a run as ``mnv3c bench`` does, beside LiteRT 2.3.0
+on the publisher's files. Exit code 1 if any figure misses what it must be.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,21 +22,31 @@ import numpy as np
 from PIL import Image
 
 from mnv3c import api
+from mnv3c.bench.report import bench
+from mnv3c.codegen.library import build_library
+from mnv3c.codegen.program import Options
+from mnv3c.codegen.write import write_folder
 from mnv3c.frontend.quantized import load as load_quantized
 from mnv3c.images import Normalization
 from mnv3c.ir.graph import Graph
 from mnv3c.pictures import colours
 from mnv3c.reference import integer
+from mnv3c.runners import open_library
 
 NAME = "lraspp_mobilenet_v3_small_513x1025"
 CLASSES = 5
 # Least agreement with: float, and LiteRT on the same file.
 FLOAT_LEAST, LITERT_LEAST = 0.93, 0.98
+# Instructions: LiteRT's on the publisher's file of that kind, and ours at most. Bytes of the arena at most.
+COUNTS = {"ours": (207.9e6, 120e6), "qat_uint8": (337.0e6, 125e6), "ptq_int8": (207.9e6, 120e6)}
+ARENA_MOST = 3_000_000
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--masks", type=Path, help="write the masks: a row a photo, a column a network")
+    parser.add_argument("--count", action="store_true", help="count instructions too")
+    parser.add_argument("--cc", metavar="COMMAND", help="what compiles the libraries that are counted")
     options = parser.parse_args()
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     data = Path(os.environ.get("MNV3C_DATA", beside))
@@ -57,8 +69,9 @@ def main() -> int:
         share = agreement(masks["ours"][name], masks["float"][name])
         print(f"| float file, quantised here | {name} | {share:.2%} | | |")
         good = good and share >= FLOAT_LEAST
+    graphs = {"ours": quantized}
     for kind in ("qat_uint8", "ptq_int8"):
-        graph = load_quantized(files[kind])
+        graph = graphs[kind] = load_quantized(files[kind])
         for name, pixels in photos.items():
             masks[kind][name] = classes(graph, pixels)
             theirs = litert(files[kind], pixels)
@@ -70,7 +83,29 @@ def main() -> int:
     print(f"\nquantised in {seconds:.0f} s")
     if options.masks is not None:
         save(options.masks, masks)
+    if options.count:
+        good = count(graphs, options.cc) and good
     return 0 if good else 1
+
+
+def count(graphs: dict[str, Graph], cc: str | None) -> bool:
+    """Print instructions and arena of every network; whether none takes too much."""
+    print("\n| network | instructions, dotprod (A76) | at most | LiteRT | arena, bytes |")
+    print("|---|---|---|---|---|")
+    good = True
+    for name, graph in graphs.items():
+        theirs, most = COUNTS[name]
+        library = build_library(graph, ("dotprod",), options=Options(tuning="cortex-a76"))
+        with tempfile.TemporaryDirectory() as folder:
+            write_folder(Path(folder) / "net", library.files)
+            report = bench(
+                open_library(Path(folder) / "net"), path="dotprod", cpu="cortex-a76", cc=cc
+            ).as_json()
+        instructions, arena = report["total"]["instructions"], report["sizes"]["arena"]
+        millions = " | ".join(f"{n / 1e6:.1f} M" for n in (instructions, most, theirs))
+        print(f"| {name} | {millions} | {arena} |")
+        good = good and instructions <= most and arena <= ARENA_MOST
+    return good
 
 
 def photo(path: Path) -> np.ndarray:

@@ -84,15 +84,17 @@ def _lower_table(builder: Builder, node: q.QLut) -> bool:
         return False
     label = identifier(node.name)
     read, write = builder.need(node.inputs[0], form), builder.provide(y.name, form)
+    vectors = _vectors(y, form)
+    unroll = next(n for n in (4, 2, 1) if vectors % n == 0)
+    name = f"look_up_{unroll}_dotprod"
     _add_stage(
         builder,
         node,
         f"table, {shape_text(y)}",
         (read,),
         write,
-        f"look_up_dotprod((const int8_t *)R_{read}, (int8_t *)R_{write}, table_{label},"
-        f" {_vectors(y, form)});",
-        kernels=(template_kernel("look_up"),),
+        f"{name}((const int8_t *)R_{read}, (int8_t *)R_{write}, table_{label}, {vectors // unroll});",
+        kernels=(Kernel(name, render("kernels/dotprod/look_up.c.j2", name=name, unroll=unroll)),),
         arrays={"table": (node.table, "table")},
     )
     return True
@@ -141,8 +143,17 @@ def _lower_multiply(builder: Builder, node: q.QMultiply) -> bool:
     label = identifier(node.name)
     terms = builder.scratch(f"{label}_terms", count * TILE)
     clamp = node.low > -128 or node.high < 127
-    name = f"multiply{'_clamp' * clamp}_dotprod"
-    source = render("kernels/dotprod/multiply.c.j2", name=name, clamp=clamp)
+    unroll = next(n for n in (4, 3, 2, 1) if count % n == 0)
+    saturate, offset = _greatest_product(node) > 2**15 - 1, node.offset != 0
+    name = f"multiply_{unroll}{'_saturate' * saturate}{'_offset' * offset}{'_clamp' * clamp}_dotprod"
+    source = render(
+        "kernels/dotprod/multiply.c.j2",
+        name=name,
+        clamp=clamp,
+        offset=offset,
+        saturate=saturate,
+        unroll=unroll,
+    )
     numbers = (*node.zero_points, node.multiplier, node.shift, node.offset, node.low, node.high)
     _add_stage(
         builder,
@@ -157,6 +168,12 @@ def _lower_multiply(builder: Builder, node: q.QMultiply) -> bool:
         scratch=(terms,),
     )
     return True
+
+
+def _greatest_product(node: q.QMultiply) -> int:
+    """What a product is at most after its multiplication with the multiplier, whatever its sign."""
+    x, gate = (max(127 - z, z + 128) for z in node.zero_points)
+    return ((x * gate << node.shift) * node.multiplier >> 31) + 1
 
 
 def _multiply_maps(builder: Builder, node: q.QMultiply) -> bool:

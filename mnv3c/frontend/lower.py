@@ -128,6 +128,8 @@ def _pool(kind: str, name: str) -> Callable[[Any], tuple[type[Node], Fields]]:
         attrs = _calls(composite)[name].attrs
         if int(attrs.ceil_mode) or _pair(attrs.dilation) != (1, 1):
             raise Mnv3cError("ceil_mode and dilation are not supported", f"{kind} pool")
+        if kind == "average" and _pair(attrs.pool_size) == _pair(attrs.strides) == (1, 1):
+            return f.Spread, {"pad": _pad(attrs.padding)}  # see onnx_model.rewrite
         return f.Pool, {
             "kind": kind,
             "kernel": _pair(attrs.pool_size),

@@ -92,12 +92,18 @@ def _transposed(call: Any) -> tuple[type[Node], Fields]:
     }
 
 
+def _pad(call: Any) -> tuple[type[Node], Fields]:
+    widths = [int(p) for p in call.attrs.pad_width]
+    return f.Spread, {"pad": (widths[4], widths[6], widths[5], widths[7])}
+
+
 CALLS: dict[str, Callable[[Any], tuple[type[Node], Fields]]] = {
     "relax.image.resize2d": _resize,
     "relax.argmax": lambda _: (f.ArgMax, {}),
     "relax.concat": _concat,
     "relax.strided_slice": _slice,
     "relax.nn.conv2d_transpose": _transposed,
+    "relax.nn.pad": _pad,
 }
 
 

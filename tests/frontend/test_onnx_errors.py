@@ -139,7 +139,6 @@ BAD_NODES = {
     "bounds": ([CONV, node("Clip", ["c", "six", "zero"], "y")], "bounds 6.0 and 0.0"),
     "division": ([CONV, node("Div", ["c", "zero"], "y")], "division by zero"),
     "mode": ([node("Pad", ["x", "pads"], "p", mode="reflect"), node("Relu", ["p"], "y")], "with zero"),
-    "pad": ([node("Pad", ["x", "pads"], "p"), node("Relu", ["p"], "y")], "only in front of Conv"),
     "softmax": ([CONV, node("Softmax", ["c"], "y", axis=3)], "over the channels"),
     "transpose": ([CONV, node("Transpose", ["c"], "y", perm=[0, 1, 3, 2])], "transpose of"),
     "ceil": (

@@ -27,6 +27,8 @@ WEIGHTS = {
     "axes": np.asarray([1, 3], np.int64),
     "parts": np.asarray([1, 3], np.int64),
     "none": np.zeros(0, np.float32),
+    "pads": np.asarray([0, 0, 1, 0, 0, 0, 2, 3], np.int64),
+    "w2": RNG.normal(0, 0.5, (3, 4, 2, 2)).astype(np.float32),
 }
 CONV = helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1])
 
@@ -74,6 +76,25 @@ CASES: dict[str, tuple[list[onnx.NodeProto], type, int]] = {
     "argmax_flat": ([CONV, node("ArgMax", ["c"], ["y"], axis=1, keepdims=0)], f.ArgMax, 17),
     "concat": ([CONV, node("Relu", ["c"], ["r"]), node("Concat", ["c", "r"], ["y"], axis=1)], f.Concat, 17),
     "concat_rows": ([CONV, node("Concat", ["c", "c"], ["y"], axis=2)], f.Concat, 17),
+    "pad": ([CONV, node("Pad", ["c", "pads"], ["p"]), node("Relu", ["p"], ["y"])], f.Spread, 17),
+    "pad_at_the_end": ([CONV, node("Pad", ["c", "pads"], ["y"])], f.Spread, 17),
+    "pad_twice": (
+        [CONV, node("Pad", ["c", "pads"], ["p"]), node("Pad", ["p", "pads"], ["y"])],
+        f.Spread,
+        17,
+    ),
+    "pad_for_two": (
+        [
+            CONV,
+            node("Pad", ["c", "pads"], ["p"]),
+            node("Conv", ["p", "w2"], ["d"]),
+            node("MaxPool", ["p"], ["m"], kernel_shape=[2, 2]),
+            node("Conv", ["m", "w2"], ["e"], pads=[0, 0, 1, 1]),
+            node("Add", ["d", "e"], ["y"]),
+        ],
+        f.Spread,
+        17,
+    ),
     "slice": ([CONV, node("Slice", ["c", "one", "three", "axes"], ["y"])], f.Slice, 17),
     "split": (
         [CONV, node("Split", ["c", "parts"], ["a", "b"], axis=1), node("Relu", ["b"], ["y"])],

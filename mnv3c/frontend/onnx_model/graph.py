@@ -72,12 +72,10 @@ class Node:
         return self.inputs[index] if index < len(self.inputs) else None
 
     def value(self, index: int = 0) -> Value:
-        """A computed input, without pending zeros."""
+        """A computed input."""
         known = self.input(index)
         if not isinstance(known, Value):
             raise self.error(f"input {index} must be computed from the model's input, not constant")
-        if any(known.pads):
-            raise self.error("Pad is supported only in front of Conv")
         return known
 
     def array(self, index: int) -> np.ndarray:

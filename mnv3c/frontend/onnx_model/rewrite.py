@@ -111,7 +111,10 @@ def canonical(model: onnx.ModelProto, given: tuple[int, ...] | None) -> Canonica
     out = Output()
     version = opset(model)
     for proto in model.graph.node:
-        node = Node(proto, [_input(proto, known, i) for i in proto.input], version)
+        given = [_input(proto, known, i) for i in proto.input]
+        if proto.op_type not in _TAKE_PADS:
+            given = [_padded(proto, out, i, version) for i in given]
+        node = Node(proto, given, version)
         if not proto.output or not proto.output[0] or len(set(proto.output)) != len(proto.output):
             raise node.error("has no output of its own")
         again = next((o for o in proto.output if o and o in known), None)
@@ -121,7 +124,24 @@ def canonical(model: onnx.ModelProto, given: tuple[int, ...] | None) -> Canonica
         # What gives several results lists them; of the others only the first output is of interest.
         results = result if isinstance(result, list) else [result]
         known.update(zip(proto.output, results, strict=False))
-    return Canonical(name, shape, _results(model, known), out)
+    return Canonical(name, shape, _results(model, known, out), out)
+
+
+# These add the zeros of a Pad in front to their own.
+_TAKE_PADS = ("Conv", "Identity", "Dropout", "Shape", "Cast")
+
+
+def _padded(proto: onnx.NodeProto, out: Output, known: Known | None, version: int) -> Known | None:
+    """``known`` with the zeros that no convolution takes, as an operator.
+
+    That is the mean of windows of one pixel, padding counted: TVM's importer makes a kernel of its own out
+    of a ``Pad``, of which the amounts are hard to tell.
+    """
+    if not isinstance(known, Value) or not any(known.pads):
+        return known
+    one = [1, 1]
+    fields = {"kernel_shape": one, "strides": one, "pads": known.pads, "count_include_pad": 1}
+    return out.emit(Node(proto, [], version), "AveragePool", [known.name], known.shape, **fields)
 
 
 def _check_operators(model: onnx.ModelProto) -> None:
@@ -144,7 +164,7 @@ def _input(proto: onnx.NodeProto, known: dict[str, Known], name: str) -> Known |
     return known[name] if name else None
 
 
-def _results(model: onnx.ModelProto, known: dict[str, Known]) -> tuple[Value, ...]:
+def _results(model: onnx.ModelProto, known: dict[str, Known], out: Output) -> tuple[Value, ...]:
     if not model.graph.output:
         raise Mnv3cError("the model has no output", "model outputs")
     results = []
@@ -156,7 +176,9 @@ def _results(model: onnx.ModelProto, known: dict[str, Known]) -> tuple[Value, ..
         if isinstance(result, Constant) or result.name == "input":
             raise Mnv3cError("does not depend on the input through any operator", place)
         if any(result.pads):
-            raise Mnv3cError("Pad at an output is not supported", place)
+            padded = _padded(model.graph.node[-1], out, result, opset(model))
+            assert isinstance(padded, Value)
+            result = padded
         if result in results:
             raise Mnv3cError("gives the same tensor as another output", place)
         results.append(result)

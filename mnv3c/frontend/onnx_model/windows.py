@@ -71,7 +71,7 @@ def batch_norm(node: Node, out: Output) -> Known:
 
 
 def pad(node: Node, out: Output) -> Known:
-    """Pad with zeros around height and width; the convolution behind it takes the zeros."""
+    """Pad with zeros around height and width; a convolution behind it takes the zeros."""
     x = node.value()
     if node.text("mode", "constant") != "constant":
         raise node.error("only padding with zero is supported")

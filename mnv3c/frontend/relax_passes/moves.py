@@ -63,10 +63,27 @@ def _slice(context: Context, call: Any, old: list[View | None]) -> tuple[Any, Vi
     return context.emit(call), View(shape_of(context.old_variable))
 
 
+def _pad(context: Context, call: Any, old: list[View | None]) -> tuple[Any, View]:
+    view, new = old[0], call.args[0]
+    widths = [int(p) for p in call.attrs.pad_width]
+    if view is None or len(widths) != 8 or view.shape != tuple(shape_of(new)[i] for i in view.order):
+        raise Mnv3cError("pads something that is no map", place(context))
+    # Before and after of the new tensor's dimensions, channels first.
+    pairs = [(widths[2 * view.order.index(i)], widths[2 * view.order.index(i) + 1]) for i in range(4)]
+    if pairs[0] != (0, 0) or pairs[1] != (0, 0) or min(widths) < 0:
+        raise Mnv3cError("pads images or channels", place(context))
+    if str(call.attrs.pad_mode) != "constant" or float(call.attrs.pad_value) != 0.0:
+        raise Mnv3cError("pads with something else than zero", place(context))
+    flat = [p for pair in pairs for p in pair]
+    padded = context.emit(relax.op.nn.pad(new, flat, pad_mode="constant", pad_value=0.0))
+    return padded, View(shape_of(context.old_variable), view.order)
+
+
 RULES: dict[str, Rule] = {
     "relax.image.resize2d": _whole_map,
     "relax.nn.conv2d_transpose": _whole_map,
     "relax.argmax": _argmax,
     "relax.concat": _concat,
     "relax.strided_slice": _slice,
+    "relax.nn.pad": _pad,
 }

@@ -128,11 +128,29 @@ class Frame:
         return tuple(int(p.shape[1]) for p in self.planes)
 
 
-def from_rgb(image: np.ndarray, *, rotation: int = 0, fit: str = "stretch") -> Frame:
-    """A frame of uint8 ``(H, W, 3)``."""
+def from_rgb(image: np.ndarray, format_: str = "rgb", *, rotation: int = 0, fit: str = "stretch") -> Frame:
+    """A frame of uint8 ``(H, W, 3)``; as YUV by BT.601 of full range, chroma the mean of 2x2 pixels."""
     height, width, _ = image.shape
-    plane = np.ascontiguousarray(image).reshape(height, 3 * width)
-    return Frame("rgb", (plane,), width, height, rotation, fit)
+    f = FORMATS[format_]
+    values = _yuv(image) if f.yuv else list(np.moveaxis(image, -1, 0))
+    planes = [
+        np.full((f.plane_rows(i, height), f.plane_bytes(i, width)), 255, np.uint8)
+        for i in range(len(f.planes))
+    ]
+    for c, value in zip(f.components, values, strict=True):
+        planes[c.plane][:, c.offset :: f.planes[c.plane]] = value
+    return Frame(format_, tuple(planes), width, height, rotation, fit)
+
+
+def _yuv(image: np.ndarray) -> list[np.ndarray]:
+    """Y of every pixel, U and V of every 2x2, uint8."""
+    red, green, blue = np.moveaxis(image.astype(np.float64), -1, 0)
+    y = 0.299 * red + 0.587 * green + 0.114 * blue
+    halves = []
+    for chroma in ((blue - y) / 1.772 + 128, (red - y) / 1.402 + 128):
+        even = np.pad(chroma, [(0, n % 2) for n in chroma.shape], mode="edge")
+        halves.append(even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).mean(axis=(1, 3)))
+    return [np.clip(np.rint(v), 0, 255).astype(np.uint8) for v in (y, *halves)]
 
 
 def random_frame(

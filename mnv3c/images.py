@@ -162,15 +162,28 @@ def load_image(path: Path, shape: Shape, *, crop: bool) -> np.ndarray:
     height, width, channels = shape
     if channels not in (1, 3):
         raise Mnv3cError(f"the network takes {channels} channels; images have 1 or 3", str(path))
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB" if channels == 3 else "L")
-    except (*_DAMAGED, Image.DecompressionBombError) as error:
-        raise Mnv3cError(f"cannot be read as an image: {error}", str(path)) from None
+    image = _open(path, "RGB" if channels == 3 else "L")
     if crop:
         image = image.crop(_centre(image.size, width / height))
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.uint8).reshape(shape)
+
+
+def load_whole(path: Path) -> np.ndarray:
+    """An image as it is, uint8 ``(H, W, 3)``, RGB.
+
+    Raises:
+        Mnv3cError: cannot be read as an image.
+    """
+    return np.asarray(_open(path, "RGB"), np.uint8)
+
+
+def _open(path: Path, mode: str) -> Image.Image:
+    try:
+        with Image.open(path) as opened:
+            return opened.convert(mode)
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
+        raise Mnv3cError(f"cannot be read as an image: {error}", str(path)) from None
 
 
 def _centre(size: tuple[int, int], ratio: float) -> tuple[int, int, int, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mnv3c.camera import FITS
 from mnv3c.cli.model_options import (
     compiler_option,
     model_options,
@@ -22,7 +23,10 @@ from mnv3c.errors import Mnv3cError
 if TYPE_CHECKING:
     import numpy as np
 
+    from mnv3c.evaluate.subject import Subject
     from mnv3c.ir.graph import Graph
+
+    Look = Callable[[Path], tuple[np.ndarray, list[np.ndarray]]]
 
 _BEST = 5
 
@@ -35,6 +39,12 @@ _BEST = 5
 @click.option("--calibration", metavar="DIR|NPY", help="To quantise a float model by, as compile does.")
 @click.option("--emulate", is_flag=True, help="A library in DIR: run its best path on emulated Arm.")
 @click.option("--path", help="With --emulate: one of the library's paths.")
+@click.option(
+    "--fit",
+    type=click.Choice(list(FITS)),
+    help="A library with --camera: give it each image as a frame of that format, brought to the network's "
+    "size by its own code.",
+)
 @compiler_option
 @normalize_options
 @model_options
@@ -47,6 +57,7 @@ def command(
     calibration: str | None,
     emulate: bool,
     path: str | None,
+    fit: str | None,
     cc: str | None,
     normalize: str | None,
     mean: str | None,
@@ -59,14 +70,12 @@ def command(
     MODEL is a zoo name, a model file or an .mnv3q file, DIR a compiled library. A classifier prints its five
     best classes; of a segmentation the mask is painted beside the image, of a detector the boxes are drawn,
     as PNG. What runs is the library's C, built for this machine or on emulated Arm, never the float network.
-    Each image is resized whole to the network's input, bilinear.
+    Each image is resized whole to the network's input, bilinear, unless --fit has the library's camera do it.
     """
     output = Output(as_json)
     options["input_shape"] = parse_shape(options["input_shape"])
     mapping = parse_normalization(normalize, mean, std)
-    from mnv3c.evaluate.outputs import open_outputs
     from mnv3c.evaluate.subject import open_subject
-    from mnv3c.images import load_image
     from mnv3c.ir.detection import OUTPUTS
 
     if path is not None and not emulate:
@@ -78,7 +87,7 @@ def command(
         network = open_subject(
             subject, calibration=calibration, quantize=True, normalize=mapping, progress=progress, **options
         )
-        run, where = stack.enter_context(open_outputs(network, emulate=emulate, path=path, cc=cc))
+        look, where = stack.enter_context(_open(network, fit, emulate=emulate, path=path, cc=cc))
         for note in network.notes:
             output.note(note)
         assert network.integer is not None
@@ -87,8 +96,7 @@ def command(
         shape = graph.tensor(graph.outputs[0]).shape
         answers: list[dict[str, object]] = []
         for file in images:
-            picture = load_image(Path(file), network.shape, crop=False)
-            results = run(picture)
+            picture, results = look(Path(file))
             if graph.outputs == OUTPUTS:
                 answers.append(_boxes(output, file, picture, results, known, Path(out)))
             elif shape[:2] == (1, 1):
@@ -98,6 +106,34 @@ def command(
                 answers.append(_mask(output, file, picture, results[0], known, Path(out)))
     output.result({"ok": True, "name": network.name, "where": where, "answers": answers})
     output.text(f"{network.name}: {plain(where)}")
+
+
+@contextlib.contextmanager
+def _open(network: Subject, fit: str | None, **how: Any) -> Iterator[tuple[Look, str]]:
+    """From an image's file to what the network is shown, and what it makes of it; and a name of what runs."""
+    from mnv3c.camera import from_rgb
+    from mnv3c.evaluate.outputs import open_camera, open_outputs
+    from mnv3c.images import load_image, load_whole
+    from mnv3c.reference import camera
+
+    if fit is None:
+        with open_outputs(network, **how) as (run, where):
+
+            def look(file: Path) -> tuple[np.ndarray, list[np.ndarray]]:
+                picture = load_image(file, network.shape, crop=False)
+                return picture, run(picture)
+
+            yield look, where
+        return
+    with open_camera(network, **how) as (run_frame, where):
+        assert network.library is not None
+        format_, (height, width, _) = network.library.manifest["camera"]["format"], network.shape
+
+        def film(file: Path) -> tuple[np.ndarray, list[np.ndarray]]:
+            frame = from_rgb(load_whole(file), format_, fit=fit)
+            return camera.image(frame, height, width), run_frame(frame)
+
+        yield film, f"{where}, {format_} frames"
 
 
 def _classes(graph: Graph) -> int:

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import mnv3c
 from mnv3c import runners
-from mnv3c.camera import random_frame
+from mnv3c.camera import FORMATS, from_rgb, random_frame
 from mnv3c.errors import Mnv3cError
 from mnv3c.images import Normalization, graph_normalization
 from mnv3c.ir import serialize
+from mnv3c.reference import camera as reference
+from mnv3c.reference import integer
 from mnv3c.verification import verify
 from mnv3c.verification.frames import library_image
 from mnv3c.verification.inputs import byte_levels
@@ -35,6 +38,7 @@ def test_compile_and_verify(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert path["equal"] and path["frames"] > 8
 
 
+@pytest.mark.slow
 def test_a_wrong_camera_is_found(tmp_path: Path) -> None:
     folder = tmp_path / "library"
     mnv3c.compile(NETWORK[0], "portable", folder, classes=7, camera="rgb", name="net")
@@ -62,6 +66,34 @@ def test_levels_are_those_of_the_normalisation(tmp_path: Path) -> None:
     limit = info.scale[0] * 127
     wanted = np.clip(graph_normalization(network, normalize).apply(pixels), -limit, limit)
     assert np.abs(real - wanted).max() <= info.scale[0] * 0.51
+
+
+@pytest.mark.slow
+def test_run_shows_images_to_the_camera(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder, photo = tmp_path / "library", tmp_path / "photo.png"
+    mnv3c.compile(NETWORK[0], "portable", folder, classes=7, camera="nv12")
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 61, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(photo)
+    code, out, err = call(capsys, "run", folder, photo, "--fit", "letterbox", "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert "nv12 frames" in answer["where"]
+    graph, network = (serialize.load(folder / "reference" / f"{n}.npz") for n in ("integer", "float"))
+    frame = from_rgb(pixels, "nv12", fit="letterbox")
+    image = library_image(frame, byte_levels(graph, network), graph)
+    scores = integer.run(graph, {graph.inputs[0]: image})[graph.outputs[0]].ravel()
+    assert answer["answers"][0]["best"][0]["class"] == int(scores.argmax())
+    code, _, err = call(capsys, "run", *NETWORK[:3], photo, "--fit", "crop")
+    assert code == 2 and "--camera" in err
+
+
+def test_a_frame_of_an_image_is_that_image() -> None:
+    # Slow colours: chroma of 2x2 pixels is that of each.
+    slope = np.add.outer(np.arange(40), np.arange(51))
+    image = np.stack([slope, 200 - slope, 60 + slope], -1).astype(np.uint8)
+    for format_ in FORMATS:
+        got = reference.image(from_rgb(image, format_), 40, 51)
+        assert np.abs(got.astype(int) - image).max() <= (4 if FORMATS[format_].yuv else 0)
 
 
 def test_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

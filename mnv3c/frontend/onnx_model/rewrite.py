@@ -111,10 +111,10 @@ def canonical(model: onnx.ModelProto, given: tuple[int, ...] | None) -> Canonica
     out = Output()
     version = opset(model)
     for proto in model.graph.node:
-        given = [_input(proto, known, i) for i in proto.input]
+        operands = [_input(proto, known, i) for i in proto.input]
         if proto.op_type not in _TAKE_PADS:
-            given = [_padded(proto, out, i, version) for i in given]
-        node = Node(proto, given, version)
+            operands = [_padded(proto, out, i, version) for i in operands]
+        node = Node(proto, operands, version)
         if not proto.output or not proto.output[0] or len(set(proto.output)) != len(proto.output):
             raise node.error("has no output of its own")
         again = next((o for o in proto.output if o and o in known), None)

@@ -110,6 +110,26 @@ def concat(b: Builder, parts: list[Value], axis: int, affine: Affine, name: str)
     return b.emit(q.QConcat, tuple(moved), total, affine, name, axis=axis)
 
 
+def part(b: Builder, x: Value, begin: tuple[int, int, int], shape: Shape, name: str) -> Value:
+    """A box of that shape, from ``begin``."""
+    return b.emit(q.QSlice, (x,), shape, x.affine, name, begin=begin)
+
+
+def spread(b: Builder, x: Value, kernel: tuple[int, int], window: Window, name: str) -> Value:
+    """What a transposed convolution's kernel, turned round, runs over.
+
+    Args:
+        window: ``pad`` is what is cut off the full result.
+    """
+    (above, left, below, right), stride = window.pad, window.stride
+    height, width, channels = x.shape
+    pad = (kernel[0] - 1 - above, kernel[1] - 1 - left, kernel[0] - 1 - below, kernel[1] - 1 - right)
+    rows = (height - 1) * stride[0] + 1 + pad[0] + pad[2]
+    columns = (width - 1) * stride[1] + 1 + pad[1] + pad[3]
+    shape = (rows, columns, channels)
+    return b.emit(q.QSpread, (x,), shape, x.affine, f"{name}_spread", stride=stride, pad=pad)
+
+
 def pad(b: Builder, x: Value, amounts: tuple[int, int, int, int], name: str) -> Value:
     """Zero points around ``x``."""
     top, left, bottom, right = amounts

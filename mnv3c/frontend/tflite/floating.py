@@ -47,7 +47,8 @@ def load_float(path: Path | str, name: str | None = None) -> Graph:
         importer.add(t.name, ops.shape_of(t, model.path))
         importer.values[t.index] = t.name
     for info in model.operators:
-        importer.operator(ops.decode(model, info))
+        for op in ops.decode(model, info):
+            importer.operator(op)
     meta: dict[str, object] = {
         "source": "tflite",
         "random_weights": False,
@@ -76,6 +77,8 @@ class _Importer:
             spatial.ArgMax: lambda op: self.emit(f.ArgMax, (self.value(op.x, op.place),), op.output),
             spatial.Concat: self.concat,
             spatial.Pad: self.pad,
+            spatial.Slice: self.slice,
+            spatial.TransposedConvolution: self.transposed,
             spatial.MaxPool: self.max_pool,
         }
 
@@ -118,13 +121,17 @@ class _Importer:
             name = self.emit(f.Activation, (name,), op.output, kind="clip", low=op.low, high=op.high)
         self.values[op.output.index] = name
 
-    def convolution(self, op: ops.Convolution) -> str:
+    def parameters(self, op: ops.Convolution) -> tuple[np.ndarray, np.ndarray]:
+        """Weights ``[out, kernel_h, kernel_w, in / groups]`` and bias."""
         assert op.weight is not None
         self.constant(op.weight, op.place)
         weight = np.ascontiguousarray(op.weights(), np.float32)
-        bias = np.zeros(weight.shape[0], np.float32)
-        if op.bias is not None:
-            bias = np.asarray(self.constant(op.bias, op.place), np.float32)
+        if op.bias is None:
+            return weight, np.zeros(weight.shape[0], np.float32)
+        return weight, np.asarray(self.constant(op.bias, op.place), np.float32)
+
+    def convolution(self, op: ops.Convolution) -> str:
+        weight, bias = self.parameters(op)
         w = op.window
         return self.emit(
             f.Conv2d,
@@ -196,6 +203,16 @@ class _Importer:
 
     def pad(self, op: spatial.Pad) -> str:
         return self.emit(f.Spread, (self.value(op.x, op.place),), op.output, pad=op.pad)
+
+    def slice(self, op: spatial.Slice) -> str:
+        return self.emit(f.Slice, (self.value(op.x, op.place),), op.output, begin=op.begin)
+
+    def transposed(self, op: spatial.TransposedConvolution) -> str:
+        weight, bias = self.parameters(op)
+        x, w = self.value(op.x, op.place), op.window
+        return self.emit(
+            f.TransposedConv2d, (x,), op.output, weight=weight, bias=bias, stride=w.stride, pad=w.pad
+        )
 
     def mean(self, op: ops.Mean) -> str:
         return self.emit(f.GlobalAveragePool, (self.value(op.x, op.place),), op.output)

@@ -146,8 +146,8 @@ def shape_of(t: TensorInfo, path: str) -> Shape:
     return shape
 
 
-def decode(model: Model, op: OperatorInfo) -> Operator:
-    """The typed form of ``op``.
+def decode(model: Model, op: OperatorInfo) -> list[Operator]:
+    """The typed form of ``op``; a split is one slice for each of its outputs.
 
     Raises:
         Mnv3cError: names the operator and what is wrong with it or not supported.
@@ -155,6 +155,7 @@ def decode(model: Model, op: OperatorInfo) -> Operator:
     place = f"{model.path}: {op.place}"
     from mnv3c.frontend.tflite import spatial  # which builds on this module
 
+    rules: dict[str, Callable[[Model, OperatorInfo, str], Operator | list[Operator]]]
     rules = {**_RULES, **spatial.RULES}
     rule = rules.get(op.name)
     if rule is None:
@@ -162,14 +163,16 @@ def decode(model: Model, op: OperatorInfo) -> Operator:
     newest = {**NEWEST, **spatial.NEWEST}[op.name]
     if not 1 <= op.version <= newest:
         raise Mnv3cError(f"has version {op.version}; versions 1 to {newest} are known", place)
-    if len(op.outputs) != 1:
+    if len(op.outputs) != 1 and op.name not in spatial.SEVERAL_OUTPUTS:
         raise Mnv3cError(f"has {len(op.outputs)} outputs; one is expected", place)
     least = 2 if op.name in (*_TWO_OPERANDS, *spatial.TWO_OPERANDS) else 1
+    least = spatial.OPERANDS.get(op.name, least)
     if len(op.inputs) < least or any(i < 0 for i in op.inputs[:least]):
         raise Mnv3cError("lacks an operand", place)
     if model.tensors[op.inputs[0]].dtype == "string":
         raise Mnv3cError("works on strings", place)
-    return rule(model, op, place)
+    found = rule(model, op, place)
+    return found if isinstance(found, list) else [found]
 
 
 _TWO_OPERANDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL", "MEAN")

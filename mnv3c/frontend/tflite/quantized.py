@@ -17,7 +17,7 @@ import numpy as np
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.quantized import spatial as moves
 from mnv3c.frontend.quantized.builder import Builder
-from mnv3c.frontend.quantized.values import Affine, Value
+from mnv3c.frontend.quantized.values import Affine, Value, Window
 from mnv3c.frontend.tflite import arithmetic, spatial
 from mnv3c.frontend.tflite import operators as ops
 from mnv3c.frontend.tflite.detection import Detection, Map, split
@@ -46,9 +46,9 @@ def import_quantized(model: Model, *, round_weights: bool = False, round_twice: 
     )
     importer.doors()
     for info in model.operators:
-        op = ops.decode(model, info)
-        importer.check_order(op)
-        importer.rules[type(op)](op)
+        for op in ops.decode(model, info):
+            importer.check_order(op)
+            importer.rules[type(op)](op)
     return importer.finish() if detection is None else importer.finish_detector(detection)
 
 
@@ -85,6 +85,8 @@ class _Importer:
             spatial.ArgMax: self.argmax,
             spatial.Concat: self.concat,
             spatial.Pad: self.pad,
+            spatial.Slice: self.slice,
+            spatial.TransposedConvolution: self.convolution,
             spatial.MaxPool: self.max_pool,
         }
 
@@ -205,12 +207,20 @@ class _Importer:
             if op.bias.dtype != "int32":
                 raise Mnv3cError(f"its bias is {op.bias.dtype}; int32 is supported", op.place)
             bias = op.bias.data.astype(np.int64)
+        x, window = self.value(op.x, op.place), op.window
+        if isinstance(op, spatial.TransposedConvolution):
+            # Pixels set apart, then a plain convolution with the kernel turned round.
+            x, weight = (
+                moves.spread(self.builder, x, weight.shape[1:3], window, op.output.name),
+                weight[:, ::-1, ::-1],
+            )
+            window = Window()
         self.values[op.output.index] = self.builder.conv(
-            self.value(op.x, op.place),
-            weight=weight,
+            x,
+            weight=np.ascontiguousarray(weight),
             weight_scale=scale,
             bias=bias,
-            window=op.window,
+            window=window,
             groups=op.groups,
             affine=self.affine(op.output),
             low=op.low,
@@ -355,6 +365,12 @@ class _Importer:
         x = self.value(op.x, op.place)
         moves.same_scale(x, self.affine(op.output), op.place)
         self.values[op.output.index] = moves.pad(self.builder, x, op.pad, op.output.name)
+
+    def slice(self, op: spatial.Slice) -> None:
+        x = self.value(op.x, op.place)
+        moves.same_scale(x, self.affine(op.output), op.place)
+        shape = ops.shape_of(op.output, self.model.path)
+        self.values[op.output.index] = moves.part(self.builder, x, op.begin, shape, op.output.name)
 
     def max_pool(self, op: spatial.MaxPool) -> None:
         x, out = self.value(op.x, op.place), self.affine(op.output)

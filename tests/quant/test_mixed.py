@@ -58,7 +58,10 @@ def test_a_reader_whose_sums_would_leave_32_bits_keeps_8() -> None:
     assert found(graph) == ()
 
 
-@pytest.mark.parametrize("graph", [block_network(3), adds()], ids=["blocks", "adds"])
+@pytest.mark.parametrize(
+    "graph",
+    [pytest.param(block_network(3), id="blocks", marks=pytest.mark.slow), pytest.param(adds(), id="adds")],
+)
 @pytest.mark.parametrize("path", ["ref", "neon", "dotprod", "i8mm"])
 def test_every_path_computes_all_of_them(graph: Graph, path: str, tmp_path: Path) -> None:
     names = frozenset(found(graph))

@@ -32,7 +32,7 @@ from mnv3c.tuning.devices.rpc_worker import receive, send
 _ADDRESS = re.compile(
     r"(?P<kind>rpc|tracker)://(?P<host>[^/:]+|\[[^]]+\]):(?P<port>\d+)(?:/(?P<key>[\w-]+))?/?"
 )
-_CONNECT_SECONDS = 20.0
+_CONNECT_SECONDS = 60.0
 _START_SECONDS = 120.0  # for TVM's client to load, on a busy machine
 _SLOWEST_LINK = 200_000  # bytes a second; USB 2 and Wi-Fi are far above
 _CALL_SECONDS = 60.0  # what a call may take beyond the candidate's own time; loading code on a busy device
@@ -106,11 +106,40 @@ class Link:
             if self._closed:
                 raise LinkLost("closed")
             try:
+                if self._worker is None:
+                    self._anybody()
+                    begin = time.monotonic()
+                    self._start()
+                    deadline += time.monotonic() - begin  # that was not the device's fault
                 self._connect_once(max(deadline - time.monotonic(), 1.0))
             except LinkLost:
                 if time.monotonic() + _RETRY_SECONDS > deadline:
                     raise
                 time.sleep(_RETRY_SECONDS)
+
+    def _anybody(self) -> None:
+        """Raise ``LinkLost`` at once where nobody listens: loading TVM takes seconds."""
+        try:
+            if self.address.tracker:
+                tracker.summary(self.address.host, self.address.port)
+            else:
+                _knock(self.address.host, self.address.port)
+        except Mnv3cError as error:
+            raise LinkLost(error.message) from None
+
+    def _start(self) -> None:
+        """Start the process that speaks TVM's RPC and wait until it can.
+
+        A tracker gives a device to a client for a few seconds; these must not go into loading TVM.
+        """
+        command = [sys.executable, "-m", "mnv3c.tuning.devices.rpc_worker"]
+        self._worker = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        if self._closed:  # by another thread in the meantime
+            self.drop()
+            raise LinkLost("closed")
+        self._call(_START_SECONDS, "begin")
 
     def _connect_once(self, patience: float) -> None:
         place = tracker.Place(self.address.host, self.address.port, self.address.key)
@@ -119,21 +148,8 @@ class Link:
                 place = tracker.request(place.host, place.port, place.key, patience)
             except tracker.NoDevice as error:
                 raise LinkLost(str(error)) from None
-        try:
-            # Loading TVM takes seconds: first see whether there is anybody.
-            socket.create_connection((place.host, place.port), timeout=_CONNECT_SECONDS).close()
-        except OSError as error:
-            raise LinkLost(f"{place.host} port {place.port}: {error.strerror or error}") from None
-        if self._worker is None:
-            command = [sys.executable, "-m", "mnv3c.tuning.devices.rpc_worker"]
-            self._worker = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
-        if self._closed:  # by another thread in the meantime
-            self.drop()
-            raise LinkLost("closed")
-        seconds = _CONNECT_SECONDS + _START_SECONDS
-        self._call(seconds, "connect", place.host, place.port, place.key, self._limit)
+        _knock(place.host, place.port)
+        self._call(_CONNECT_SECONDS, "connect", place.host, place.port, place.key, self._limit)
         self._connected = True
         self.connections += 1
 
@@ -169,7 +185,9 @@ class Link:
     def _call(self, timeout: float, method: str, *arguments: Any) -> Any:
         """As ``ask``; a worker that answers is kept."""
         worker = self._worker
-        assert worker is not None and worker.stdin is not None and worker.stdout is not None
+        if worker is None:  # closed by another thread
+            raise LinkLost("closed")
+        assert worker.stdin is not None and worker.stdout is not None
         try:
             send(worker.stdin, (method, *arguments))
             with selectors.DefaultSelector() as selector:
@@ -203,6 +221,14 @@ class Link:
                     with contextlib.suppress(OSError):
                         pipe.close()
             worker.wait()
+
+
+def _knock(host: str, port: int) -> None:
+    """Raises ``LinkLost`` where nobody listens."""
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise LinkLost(f"{host} port {port}: {error.strerror or error}") from None
 
 
 class RpcDevice:

@@ -43,6 +43,12 @@ class _Session:
         self._module: Any = None
         self._batches = 0
 
+    def begin(self) -> None:
+        """Load TVM's client."""
+        from tvm import rpc, runtime
+
+        del rpc, runtime
+
     def connect(self, host: str, port: int, key: str, limit: float) -> None:
         from tvm import rpc
 

@@ -5,8 +5,10 @@ Two things that no schedule avoids are added, as the simulated core adds cycles 
 - *Arithmetic*: products, requantisation, permutations and vector stores as they were executed, all units that
   can take an instruction shared out perfectly, every load, copy, address and branch for nothing. The work is
   bounded by each set of units: the cycles of all that can go nowhere else, over the number of units.
-- *Lines*: constants of a layer that do not fit into a cache are filled once a run: between two uses of a line
-  lie all others, and the cache keeps those used last.
+- *Lines*: where a run touches more lines than a cache has, constants have to be filled again: between the
+  uses of a line in two runs lie all other lines, and a set of the cache keeps those used last. Lines spread
+  evenly over the sets, so those sets overflow that get one more than they have ways. A layer that is measured
+  alone also touches its tensors a second time, in the form in which they come and go.
 """
 
 from __future__ import annotations
@@ -50,12 +52,12 @@ class Bound:
         return self.arithmetic + self.lines
 
 
-def of(core: Target, executed: Mapping[int, int], constants: int) -> Bound:
+def of(core: Target, executed: Mapping[int, int], constants: int, tensors: int = 0) -> Bound:
     """The bound of a layer that was run once.
 
     Args:
         executed: instruction words to the times they were executed.
-        constants: bytes.
+        constants, tensors: bytes that the layer reads and writes.
 
     Raises:
         Mnv3cError: LLVM's tools are missing.
@@ -68,7 +70,9 @@ def of(core: Target, executed: Mapping[int, int], constants: int) -> Bound:
         for use in timings[texts[word]].uses:
             busy[frozenset(use.units)] += use.cycles * count
     cache = core.core.cache if core.core is not None else None
-    return Bound(pressure(busy), waits(constants, cache) if cache is not None else 0.0)
+    return Bound(
+        pressure(busy), waits(constants, constants + 2 * tensors, cache) if cache is not None else 0.0
+    )
 
 
 def pressure(busy: Mapping[frozenset[str], float]) -> float:
@@ -79,11 +83,16 @@ def pressure(busy: Mapping[frozenset[str], float]) -> float:
     return max((sum(c for u, c in busy.items() if u <= some) / len(some) for some in unions), default=0.0)
 
 
-def waits(constants: int, cache: Cache) -> float:
-    """Cycles of waiting for the lines of so many bytes of constants."""
+def waits(constants: int, touched: int, cache: Cache) -> float:
+    """Cycles of waiting for the lines of so many bytes of constants, in a run that touches so many in all."""
     lines = constants / cache.line_bytes
-    first = lines * cache.l1_miss_cycles if constants > cache.l1d_kib << 10 else 0.0
-    return first + (lines * cache.l2_miss_cycles if constants > cache.l2_kib << 10 else 0.0)
+    first = _overflow(touched, cache.l1d_kib << 10, cache.l1d_ways) * cache.l1_miss_cycles
+    return lines * (first + _overflow(touched, cache.l2_kib << 10, cache.l2_ways) * cache.l2_miss_cycles)
+
+
+def _overflow(touched: int, capacity: int, ways: int) -> float:
+    """Part of a cache's sets that get more lines than they have ways."""
+    return min(max((touched - capacity) / (capacity / ways), 0.0), 1.0)
 
 
 def weights(graph: Graph) -> int:

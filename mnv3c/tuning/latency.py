@@ -123,8 +123,10 @@ class Meter:
                 for op, candidate in some.items():
                     ran = self._device.simulations.get(candidate.key)
                     if ran is not None:
-                        constants = bound.weights(made[op].graph)
-                        self._least[op] = bound.of(self._core, ran.executed, constants)
+                        task = made[op]
+                        tensors = sum(t.nbytes for t in (*task.inputs, *task.expected))
+                        constants = bound.weights(task.graph)
+                        self._least[op] = bound.of(self._core, ran.executed, constants, tensors)
             for op, candidate in some.items():
                 cost = self._journal.get(candidate.key)
                 if cost is not None and cost < float("inf"):

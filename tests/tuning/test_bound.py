@@ -31,15 +31,16 @@ def test_pressure_is_that_of_the_tightest_set_of_units(busy, cycles):
     assert bound.pressure(busy) == pytest.approx(cycles)
 
 
-def test_only_constants_that_do_not_fit_are_waited_for():
+def test_constants_are_waited_for_where_a_run_touches_more_than_a_cache_holds():
     core = targets.get("cortex-a55").core
     assert core is not None
     c = core.cache
-    assert bound.waits(c.l1d_kib << 10, c) == 0
-    between = (c.l1d_kib << 10) + 64
-    assert bound.waits(between, c) == between / 64 * c.l1_miss_cycles
-    large = (c.l2_kib << 10) + 64
-    assert bound.waits(large, c) == large / 64 * (c.l1_miss_cycles + c.l2_miss_cycles)
+    l1, l2 = c.l1d_kib << 10, c.l2_kib << 10
+    assert bound.waits(640, l1, c) == 0
+    # One line more in half of the sets, then in all of them.
+    assert bound.waits(640, l1 + l1 // c.l1d_ways // 2, c) == 5 * c.l1_miss_cycles
+    assert bound.waits(640, l1 + l1 // c.l1d_ways, c) == 10 * c.l1_miss_cycles
+    assert bound.waits(640, 2 * l2, c) == 10 * (c.l1_miss_cycles + c.l2_miss_cycles)
 
 
 @pytest.mark.skipif(llvm.tools() is None, reason="LLVM's tools are not installed")

@@ -91,3 +91,21 @@ def test_variants_have_both_fusions_and_all_block_shapes():
     assert {(op.text("block_in"), op.text("block_out")) for op in second} == {
         (a, b) for a in ("2x2", "1x4") for b in ("2x2", "1x4")
     }
+
+
+def test_a_layer_of_neon_alone_has_the_kernels_that_it_has_in_the_network():
+    graph = network()
+    for layer in tasks.layers(graph, "neon", "cortex-a53"):
+        task = tasks.task(graph, layer, "cortex-a53")
+        candidate, effective = task.candidate({})
+        whole = build_library(graph, ("neon",), options=Options(tuning="cortex-a53"))
+        entries = whole.manifest["programs"]["neon"]["layers"]
+        there = next(e for e in entries if e["schedule"] and set(e["nodes"]) == set(layer.nodes))
+        assert layer.flat(there["schedule"]) == effective
+        for expected, got in zip(task.expected, integer.run(task.graph, _named(task)).values(), strict=True):
+            np.testing.assert_array_equal(expected, got)
+        assert candidate.layers
+
+
+def _named(task):
+    return dict(zip(task.graph.inputs, task.inputs, strict=True))

@@ -387,6 +387,7 @@ static void serve_in_child(int listener, int client, double limit) {
     (void)setpgid(0, 0);
     (void)signal(SIGINT, SIG_DFL);
     (void)signal(SIGTERM, SIG_DFL);
+    (void)signal(SIGHUP, SIG_DFL);
 #ifdef __linux__
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 #endif
@@ -491,6 +492,9 @@ int main(int argc, char **argv) {
   (void)signal(SIGPIPE, SIG_IGN);
   (void)sigaction(SIGINT, &(struct sigaction){.sa_handler = stop}, NULL);
   (void)sigaction(SIGTERM, &(struct sigaction){.sa_handler = stop}, NULL);
+  if (signal(SIGHUP, SIG_IGN) != SIG_IGN) { /* the cable was pulled out; nohup keeps it ignored */
+    (void)sigaction(SIGHUP, &(struct sigaction){.sa_handler = stop}, NULL);
+  }
   if (strcmp(host, "127.0.0.1") != 0 && strcmp(host, "::1") != 0) {
     say("whoever reaches %s port %d can run any code as this user: TVM's RPC has no authentication", host,
         port_of(listener));

@@ -106,19 +106,27 @@ def _listens(port: int) -> bool:
 
 def device_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `mnv3c device build` makes, once a test run; skips where it cannot be had."""
-    global _built
     if shutil.which("qemu-aarch64") is None:
         pytest.skip("qemu-aarch64 is not installed")
-    if _built is None:
-        folder = tmp_path_factory.mktemp("device") / "server"
-        try:
-            made = deploy.build(folder)
-        except Mnv3cError as error:
-            pytest.skip(f"no device server: {error}")
-        if not made.android:
-            pytest.skip("the cross compiler brings no Arm C library for qemu to run")
-        _built = folder
-    return _built
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, told = shared / "device-server", shared / "device-server-built"
+    try:
+        (shared / "device-server-begun").mkdir()
+    except FileExistsError:
+        until(told.exists, "another worker has built the device server")
+    else:
+        told.with_suffix(".part").write_text(_build(folder))
+        told.with_suffix(".part").rename(told)
+    if why := told.read_text():
+        pytest.skip(why)
+    return folder
 
 
-_built: Path | None = None
+def _build(folder: Path) -> str:
+    """Empty, or why there is no device server."""
+    try:
+        made = deploy.build(folder)
+    except Mnv3cError as error:
+        return f"no device server: {error}"
+    return "" if made.android else "the cross compiler brings no Arm C library for qemu to run"

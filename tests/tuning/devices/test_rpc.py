@@ -121,6 +121,7 @@ def test_every_kind_of_candidate_on_an_emulated_device(
         assert main_code == 0 and told["core"] == "cortex-a76" and told["emulated"] is True
         # The server removes what a session left once the session's process has gone.
         until(lambda: not list((tmp_path / "work").iterdir()), "nothing stays behind")
+        assert process.terminate() == 0
     finally:
         process.end()
 

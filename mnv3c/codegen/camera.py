@@ -130,7 +130,7 @@ def with_camera(program: Program, graph: Graph, camera: Camera) -> Program:
         made = Stage(
             name=image,
             title=f"camera, {height}x{width}x{channels}",
-            nodes=(_first_reader(graph),),
+            nodes=(image,),
             reads=(),
             writes=(image,),
             body=(
@@ -143,17 +143,8 @@ def with_camera(program: Program, graph: Graph, camera: Camera) -> Program:
         )
         stages = [made, *(replace(s, reads=(*s.reads, image)) if given in s.reads else s for s in stages)]
     stages[0] = replace(stages[0], writes=(*stages[0].writes, table.name))
-    reading = (given, image) if image else (given,)
-    stages = [
-        replace(s, reads=(*s.reads, table.name)) if set(reading) & {*s.reads, *s.writes} else s
-        for s in stages
-    ]
+    stages = [replace(s, reads=(*s.reads, table.name)) if s.pulls else s for s in stages]
     return replace(program, stages=tuple(stages), regions=tuple(regions), image=image, columns=table.name)
-
-
-def _first_reader(graph: Graph) -> str:
-    readers = graph.consumers(graph.inputs[0])
-    return readers[0].name if readers else graph.inputs[0]
 
 
 def _unused(program: Program, name: str) -> str:

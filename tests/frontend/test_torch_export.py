@@ -57,6 +57,23 @@ class Padded(nn.Module):
         return functional.softmax(self.head(pooled), dim=1), features
 
 
+class PaddedPool(nn.Module):
+    """Padding in front of a maximum, and at the end, where no convolution takes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_norm(3, 8, 3, nn.Identity, stride=2)
+
+    def forward(self, x: Any) -> Any:
+        x = functional.max_pool2d(functional.pad(self.stem(x), (0, 1, 2, 1)), 3, 2)
+        return functional.pad(x, (1, 0, 0, 1))
+
+
+def test_padding_without_a_convolution_behind_it(tmp_path: Path) -> None:
+    graph = check(settled(PaddedPool(), SHAPE), tmp_path / "pool.pt2", SHAPE)
+    assert [n.pad for n in graph if isinstance(n, f.Spread)] == [(2, 0, 1, 1), (0, 1, 1, 0)]
+
+
 def test_activations_padding_and_two_outputs(tmp_path: Path) -> None:
     graph = check(settled(Padded(), SHAPE), tmp_path / "padded.pt2", SHAPE)
     convs = [n for n in graph if isinstance(n, f.Conv2d)]

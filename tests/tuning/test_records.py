@@ -121,3 +121,4 @@ def test_every_shipped_file_is_good():
         read = records.load(path, core)
         assert read.found and records.dumps(read) == path.read_text()
         assert not any("emulated" in r.device for r in read.found.values())
+        assert all(r.cost <= r.default_cost for r in read.found.values())

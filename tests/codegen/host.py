@@ -17,7 +17,7 @@ COMPILERS = [
 
 def run(*argv: object, cwd: Path | None = None) -> str:
     """Run a command; its output is in the assertion if it fails."""
-    done = subprocess.run([str(a) for a in argv], cwd=cwd, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([str(a) for a in argv], cwd=cwd, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, f"{' '.join(str(a) for a in argv)}\n{done.stdout}{done.stderr}"
     return done.stdout
 

@@ -39,7 +39,7 @@ def test_bytes_do_not_depend_on_the_cpu() -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=600,
+            timeout=3600,
         ).stdout
         for setting in (plain, rich)
     ]

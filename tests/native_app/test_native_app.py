@@ -28,7 +28,7 @@ pytestmark = [
 
 def run(*arguments: object) -> str:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=900, env=env)
+    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=3600, env=env)
     assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

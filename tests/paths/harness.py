@@ -78,6 +78,6 @@ def compile_strictly(folder: Path, compiler: str) -> None:
     """Compile every source of a library with all warnings as errors."""
     for source in sorted(folder.glob("*.c")):
         argv = [*_CROSS[compiler], *_STRICT, "-c", str(source), "-o", str(folder / "strict.o")]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=3600, check=False)
         assert done.returncode == 0, f"{compiler}, {source.name}:\n{done.stderr}"
         (folder / "strict.o").unlink()

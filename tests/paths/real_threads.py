@@ -123,7 +123,7 @@ def check_threads(
     for count in workers:
         argv = [emulator, str(program), str(folder / "in.bin"), str(folder / "out.bin"), str(count)]
         argv += [str(n) for n in (library.arena_bytes, *sizes)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=3600, check=False)
         assert done.returncode == 0, (done.returncode, done.stderr)
         data, at = (folder / "out.bin").read_bytes(), 0
         for name in graph.outputs:

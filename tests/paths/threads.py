@@ -27,7 +27,7 @@ def build(library: Library, path: str, folder: Path) -> Path:
     flags = cpu_for(library, path, None).flags["gcc"]
     argv = [CROSS, "-std=gnu11", "-O1", "-static", "-pthread", *flags, f"-DRUN={library.name}_run"]
     argv += [str(SOURCE), *(str(s) for s in library.sources), "-o", str(program)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=3600, check=False)
     assert done.returncode == 0, done.stderr
     return program
 
@@ -53,6 +53,6 @@ def run(
     sizes = [library.inputs[0].bytes, library.outputs[0].bytes, library.arena_bytes, PATH_IDS[path]]
     argv = ["qemu-aarch64", "-cpu", cpu.qemu, str(program), str(workers), str(seed)]
     argv += [str(folder / "in.bin"), str(folder / "out.bin"), *map(str, sizes)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=3600, check=False)
     assert done.returncode == 0, f"{path}, {workers} workers, seed {seed}: {done.stderr}"
     return (folder / "out.bin").read_bytes(), int(done.stdout)

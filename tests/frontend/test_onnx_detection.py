@@ -10,6 +10,9 @@ import pytest
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import load
+from mnv3c.frontend.onnx_model.detection import split
+from mnv3c.frontend.onnx_model.read import read_model
+from mnv3c.frontend.onnx_model.rewrite import canonical
 from mnv3c.quant import quantize
 from mnv3c.reference import floating, integer
 from tests.frontend.onnx_detectors import CLASSES, SIZE, anchors, detector
@@ -107,3 +110,21 @@ def test_what_is_not_supported_is_named(options: dict[str, object], message: str
         load(save(detector(**options), tmp_path))
     assert message in caught.value.message and "\n" not in str(caught.value)
     assert "detector.onnx: node '" in caught.value.place
+
+
+@pytest.mark.parametrize("form", ["corners", "centres", "xyxy"])
+def test_damaged_detectors_give_one_line(form: str, tmp_path: Path) -> None:
+    """Of the end of the model alone: ``tests/fuzz`` damages networks."""
+    data, place = detector(form), tmp_path / "detector.onnx"
+    told = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        damaged = np.frombuffer(data, np.uint8).copy()
+        damaged[rng.integers(0, len(data), 1 + seed % 8)] = rng.integers(0, 256)
+        place.write_bytes(damaged.tobytes())
+        try:
+            canonical(split(read_model(place)[0], None)[0], None)
+        except Mnv3cError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000
+            told += 1
+    assert told > 5

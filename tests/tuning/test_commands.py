@@ -58,7 +58,7 @@ def test_tune_compile_and_latency(run, simulated, tmp_path):
     model = tmp_path / "tuned.mnv3q"
     quantized_file.save(model, network(), None)
     tune = ("tune", model, "--target", "cortex-a55", "--trials", 4, "-o", file, "--json", *simulated)
-    ended = in_the_background(tune, journal)
+    ended = in_the_background((*tune, "--trials", 48), journal)  # long enough to be ended in its midst
     kept = lines(journal)
     assert not ended["complete"] and 0 < ended["measured"] == kept
     assert 0 < len(json.loads(file.read_text())["records"]) <= kept
@@ -66,7 +66,7 @@ def test_tune_compile_and_latency(run, simulated, tmp_path):
     code, out, _ = run(*tune)
     first = json.loads(out)
     assert code == 0 and first["complete"] and first["measured"] + kept > 30 and not first["failed"]
-    assert first["known"] >= kept and lines(journal) == kept + first["measured"]
+    assert first["known"] > 0 and lines(journal) == kept + first["measured"]
     assert 0 < first["tuned_cost"] <= first["default_cost"]
     written = file.read_text()
     code, out, _ = run(*tune)

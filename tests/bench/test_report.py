@@ -306,6 +306,6 @@ def test_command(counted, library, capfd, tmp_path, monkeypatch):
     for options in asked:
         options.pop("progress")
     assert asked == [
-        {"cpu": "a53", "path": "ref", "cc": None, "caches": False},
-        {"cpu": None, "path": None, "cc": "some-cc", "caches": True},
+        {"cpu": "a53", "path": "ref", "cc": None, "caches": False, "frame": None},
+        {"cpu": None, "path": None, "cc": "some-cc", "caches": True, "frame": None},
     ]

@@ -117,7 +117,8 @@ def show(table: Mapping[str, Any], results: list[dict[str, Any]]) -> Table:
         style = colours[row["verdict"]]
         ours = f"[{style}]{count(row['ours'])}[/]" if style else count(row["ours"])
         peers = [count(row.get(peer)) for peer in table["peers"]]
-        drawn.add_row(row["what"], ours, row["verdict"], count(row.get("must")), count(row.get("aim")), *peers)
+        asked = [count(row.get(what)) for what in ("must", "aim")]
+        drawn.add_row(row["what"], ours, row["verdict"], *asked, *peers)
     return drawn
 
 

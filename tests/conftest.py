@@ -6,8 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.command_line import Run, call
+
+# No example is late and no run differs from the last: neither says anything about the code.
+_CHECKS = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.differing_executors)
+settings.register_profile("mnv3c", deadline=None, derandomize=True, suppress_health_check=_CHECKS)
+settings.load_profile("mnv3c")
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -16,13 +16,13 @@ from mnv3c.targets import Target
 from mnv3c.tuning import bound, grid, space, tasks
 from mnv3c.tuning.apply import Applied, apply
 from mnv3c.tuning.bound import Bound
-from mnv3c.tuning.devices.base import Device
+from mnv3c.tuning.devices.base import Candidate, Device
 from mnv3c.tuning.devices.simulated import SimulatedDevice
 from mnv3c.tuning.grid import Block
 from mnv3c.tuning.journal import Journal
 from mnv3c.tuning.records import Records
 from mnv3c.tuning.report import shape_text
-from mnv3c.tuning.space import Op
+from mnv3c.schedules import Op
 from mnv3c.tuning.tasks import Layer, Task
 
 _BATCH = 32
@@ -123,10 +123,8 @@ class Meter:
                 for op, candidate in some.items():
                     ran = self._device.simulations.get(candidate.key)
                     if ran is not None:
-                        task = made[op]
-                        tensors = sum(t.nbytes for t in (*task.inputs, *task.expected))
-                        constants = bound.weights(task.graph)
-                        self._least[op] = bound.of(self._core, ran.executed, constants, tensors)
+                        touched = _traffic(made[op], candidate)
+                        self._least[op] = bound.of(self._core, ran.executed, touched)
             for op, candidate in some.items():
                 cost = self._journal.get(candidate.key)
                 if cost is not None and cost < float("inf"):
@@ -140,6 +138,11 @@ class Meter:
     def _schedule(self, layer: Layer) -> Schedule:
         found = next((r for k in self._known if (r := k.get(layer.op, self._family)) is not None), None)
         return found.schedule if found is not None else space.default(layer.op, self._core)
+
+
+def _traffic(task: Task, candidate: Candidate) -> bound.Traffic:
+    needs, gives = ([name for name, _ in ends] for ends in (task.layer.needs, task.layer.gives))
+    return bound.traffic(candidate, task.graph, needs, gives)
 
 
 def network_csv(entries: Sequence[Entry], unit: str) -> str:

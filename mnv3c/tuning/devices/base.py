@@ -40,6 +40,7 @@ class Candidate:
         path: the one path that it carries.
         sources: names to contents of its C files and headers, those in the folder itself.
         arena_bytes: scratch memory of a run.
+        constant_bytes: weights and tables of all its layers.
         inputs, outputs: of the library, in its order.
         data: bytes of each input.
         expected: bytes of each output, from the reference.
@@ -52,6 +53,7 @@ class Candidate:
     path: str
     sources: Mapping[str, str]
     arena_bytes: int
+    constant_bytes: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     data: tuple[bytes, ...]
@@ -116,6 +118,7 @@ class Candidate:
             path=paths[0],
             sources={n: t for n, t in texts.items() if n.endswith((".c", ".h"))},
             arena_bytes=int(manifest["arena_bytes"]),  # type: ignore[call-overload]
+            constant_bytes=int(manifest["constant_bytes"]),  # type: ignore[call-overload]
             inputs=tensors["inputs"],
             outputs=tensors["outputs"],
             data=tuple(np.ascontiguousarray(a).tobytes() for a in inputs),

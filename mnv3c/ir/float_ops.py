@@ -55,12 +55,12 @@ class Activation(Node):
 
 @dataclass(frozen=True)
 class Add(Node):
-    """``inputs[0] + inputs[1]``, of equal shapes (the residual connection)."""
+    """``inputs[0] + inputs[1]``: of equal shapes (the residual connection), or broadcast."""
 
 
 @dataclass(frozen=True)
 class Multiply(Node):
-    """``inputs[0] * inputs[1]``; the second is of the same shape, or ``(1, 1, C)`` (the SE gate)."""
+    """``inputs[0] * inputs[1]``: of equal shapes, or broadcast; a gate, such as SE's, is the second."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class QLut(Node):
 
 @dataclass(frozen=True)
 class QAdd(Node):
-    """Sum of two tensors of one shape to int8 or int16, rounded once (numerics.md, "Residual add").
+    """Sum of two tensors to int8 or int16, rounded once (numerics.md, "Residual add", "Broadcasting").
 
     An int16 operand is already in units of ``2**-fraction`` of the output's scale. An int8 operand
     is first brought there: ``t = rdmulh16(x << 8, multipliers[i])``; so is an int16 one that has a
@@ -147,7 +147,7 @@ class QAdd(Node):
 
 @dataclass(frozen=True)
 class QAdd32(Node):
-    """Sum of two int8 tensors of one shape to int8, rounded once from 32 bits (numerics.md, "Exact add").
+    """Sum of two int8 tensors to int8, rounded once from 32 bits (numerics.md, "Exact add", "Broadcasting").
 
     For models that store both operands in 8 bits and whose own runtime adds them exactly.
     ``out = min(max(rshr(a * multipliers[0] + b * multipliers[1] + bias, shift) + offset, low), high)``.
@@ -169,10 +169,10 @@ class QAdd32(Node):
 
 @dataclass(frozen=True)
 class QMultiply(Node):
-    """Product of two int8 tensors to int8, rounded once (numerics.md, "Exact product").
+    """Product of two int8 tensors to int8, rounded once (numerics.md, "Exact product", "Broadcasting").
 
-    ``inputs = (x, y)``, ``y`` of the shape of ``x`` or ``(1, 1, C)``: the SE gate of a model that stores
-    its gate in 8 bits.
+    ``inputs = (x, y)``; with ``y`` of shape ``(1, 1, C)`` the SE gate of a model that stores its gate in 8
+    bits.
     ``v = sat16(rdmulh32((x - zero_points[0]) * (y - zero_points[1]) << shift, multiplier))``
     (``rda(..., right)`` of the product first where ``right`` is not 0, as in ``Requant``),
     ``out = min(max(v + offset, low), high)``.
@@ -193,9 +193,9 @@ class QMultiply(Node):
 
 @dataclass(frozen=True, eq=False)
 class QGate(Node):
-    """Channel-wise product of an int8 tensor and an int16 gate, int8 or int16 (numerics.md, "SE gate").
+    """Product of an int8 tensor and an int16 gate, int8 or int16 (numerics.md, "SE gate", "Broadcasting").
 
-    ``inputs = (x, gate)``, gate is int16 ``(1, 1, C)`` in Q15.
+    ``inputs = (x, gate)``, gate is int16 in Q15, ``(1, 1, C)`` in squeeze-and-excite.
     ``G[c] = rdmulh16(gate[c], factor[c])``,
     ``out = min(max(sat16(rdmulh16((x - zero_point[c]) << shift, G[c]) + offset), low), high)``, without
     the bounds where the output is int16.
@@ -313,7 +313,7 @@ class QSigmoid(Node):
 
 @dataclass(frozen=True)
 class QAdd16(Node):
-    """Sum of two int16 tensors of one shape to int16: ``sat16(rdmulh16(a, m0) + rdmulh16(b, m1))``.
+    """Sum of two int16 tensors to int16: ``sat16(rdmulh16(a, m0) + rdmulh16(b, m1))``, or broadcast.
 
     Attributes:
         multipliers: Q15, ratios of the operands' scales to the output's; all zero points are 0.

@@ -9,6 +9,7 @@ import numpy as np
 
 from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
+from mnv3c.ir.broadcast import broadcast
 from mnv3c.ir.graph import DTYPE_BYTES, Graph, Node, Shape
 from mnv3c.ir.verify_spatial import rules
 from mnv3c.reference.windows import window_output_size
@@ -147,7 +148,7 @@ def _add32(graph: Graph, node: q.QAdd32) -> None:
     worst = 128 * sum(abs(m) for m in node.multipliers) + abs(node.bias) + (1 << (node.shift - 1))
     _require(worst < 2**31, node.name, "sum can overflow")
     _require(-128 <= node.low <= node.high <= 127, node.name, "clamp outside int8")
-    _two_of_one_shape(graph, node)
+    _two(graph, node)
 
 
 def _multiply(graph: Graph, node: q.QMultiply) -> None:
@@ -156,7 +157,7 @@ def _multiply(graph: Graph, node: q.QMultiply) -> None:
     _require(0 <= node.shift <= 14 and 0 <= node.right <= 30, node.name, "shift out of range")
     _require(all(-128 <= z <= 127 for z in node.zero_points), node.name, "zero point outside int8")
     _require(-128 <= node.low <= node.high <= 127, node.name, "clamp outside int8")
-    _gated(graph, node)
+    _two(graph, node)
 
 
 def _all_int8(graph: Graph, node: Node) -> None:
@@ -171,19 +172,16 @@ def _same_shape(graph: Graph, node: Node) -> None:
 def _gate(graph: Graph, node: q.QGate) -> None:
     dtype = graph.tensor(node.inputs[0]).dtype
     _require(dtype == "int8", node.name, f"gated tensor is {dtype}, must be int8")
-    _gated(graph, node)
+    _two(graph, node)
 
 
-def _gated(graph: Graph, node: Node) -> None:
-    x, gate = (graph.tensor(i).shape for i in node.inputs)
-    _require(gate in (x, (1, 1, x[2])), node.name, f"cannot multiply {x} by {gate}")
-    _shape(graph, node, x)
-
-
-def _two_of_one_shape(graph: Graph, node: Node) -> None:
+def _two(graph: Graph, node: Node) -> None:
+    """A sum or a product, with broadcasting."""
     a, b = (graph.tensor(i).shape for i in node.inputs)
-    _require(a == b, node.name, f"cannot add {a} and {b}")
-    _shape(graph, node, a)
+    shape = broadcast(a, b)
+    _require(shape is not None, node.name, f"shapes {a} and {b} do not fit")
+    assert shape is not None
+    _shape(graph, node, shape)
 
 
 def _channel_sum(graph: Graph, node: q.ChannelSum) -> None:
@@ -223,8 +221,8 @@ def _fused(graph: Graph, node: q.FusedConv) -> None:
 _RULES: dict[type[Node], Callable[[Graph, Any], None]] = {
     f.Conv2d: _conv,
     f.Activation: _same_shape,
-    f.Add: _two_of_one_shape,
-    f.Multiply: _gated,
+    f.Add: _two,
+    f.Multiply: _two,
     f.GlobalAveragePool: _pooled,
     f.Pool: _window,
     f.Softmax: _same_shape,
@@ -232,7 +230,7 @@ _RULES: dict[type[Node], Callable[[Graph, Any], None]] = {
     q.QHardSwish: _same_shape,
     q.QHardSigmoid: _same_shape,
     q.QLut: _table,
-    q.QAdd: _two_of_one_shape,
+    q.QAdd: _two,
     q.QAdd32: _add32,
     q.QMultiply: _multiply,
     q.QGate: _gate,

@@ -10,6 +10,7 @@ import numpy as np
 
 from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
+from mnv3c.ir.broadcast import broadcast
 from mnv3c.ir.graph import Graph, Node, Shape
 from mnv3c.ir.positions import COORDINATES, ROUNDINGS
 from mnv3c.reference.windows import window_output_size
@@ -115,8 +116,10 @@ def rules(require: Require) -> dict[type[Node], Callable[[Graph, Any], None]]:
     def add16(graph: Graph, node: q.QAdd16) -> None:
         dtypes(graph, node, ("int16",))
         a, b = (graph.tensor(i).shape for i in node.inputs)
-        require(a == b, node.name, f"cannot add {a} and {b}")
-        shape(graph, node, a)
+        both = broadcast(a, b)
+        require(both is not None, node.name, f"shapes {a} and {b} do not fit")
+        assert both is not None
+        shape(graph, node, both)
         require(all(0 <= m <= 32767 for m in node.multipliers), node.name, "multiplier outside Q15")
 
     def windowed(graph: Graph, node: q.QAveragePool | q.QWindowMean) -> None:

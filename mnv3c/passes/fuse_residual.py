@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from mnv3c.ir import int_ops as q
+from mnv3c.ir.broadcast import repeats
 from mnv3c.ir.graph import Graph, Node
 
 
@@ -20,6 +21,9 @@ def fuse_residual(graph: Graph) -> Graph:
     for node in graph.nodes:
         if isinstance(node, q.QConv) and graph.tensor(node.output).dtype == "int16":
             add = graph.sole_consumer(node.output, q.QAdd)
+            # A kernel that adds while it writes has both operands' elements at one place.
+            if add is not None and repeats(graph, add):
+                continue
             # A stored tensor of 16 bits has a multiplier: it is not in the sum's units.
             if add is not None and add.multipliers[add.inputs.index(node.output)]:
                 continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mnv3c.ir import float_ops as f
+from mnv3c.ir.broadcast import repeats
 from mnv3c.ir.graph import Graph, Node
 
 Sharing = Literal["channel", "dense", "tensor"]
@@ -110,7 +111,7 @@ def _projections(graph: Graph) -> dict[str, f.Add]:
     adds: dict[str, f.Add] = {}
     for node in graph.nodes:
         add = graph.sole_consumer(node.output, f.Add) if isinstance(node, f.Conv2d) else None
-        if add is not None:
+        if add is not None and not repeats(graph, add):
             owner[add.name] = node.name
             adds[add.name] = add
     return {conv: adds[add] for add, conv in owner.items()}
@@ -176,13 +177,13 @@ def residual_classes(graph: Graph, groups: Sequence[Group]) -> tuple[frozenset[s
     An add has one multiplier for all channels of an int8 operand, so operand and sum may have scales of
     a channel only in one common proportion. A class is left out, so that its tensors have one scale
     each, if anything reads or writes one of them that has no scales a channel (the library's input, a
-    table, a max pool).
+    table, a max pool, a sum that broadcasts).
     """
     heads = {each.output: each.head for each in groups}
     classes: list[set[str]] = []
     for each in groups:
         add = each.head if isinstance(each.head, f.Add) else each.add
-        if add is None:
+        if add is None or repeats(graph, add):
             continue
         tied = {each.output, *(i for i in add.inputs if i in each.inputs)}
         joined = [c for c in classes if c & tied]
@@ -193,5 +194,9 @@ def residual_classes(graph: Graph, groups: Sequence[Group]) -> tuple[frozenset[s
 def _proportional(graph: Graph, tensor: str, writer: Node | None) -> bool:
     readers = f.Conv2d | f.GlobalAveragePool | f.Add
     writers = f.Conv2d | f.GlobalAveragePool | f.Add | f.Multiply
-    read = all(isinstance(u, readers) for u in graph.consumers(tensor))
+    users = graph.consumers(tensor)
+    sums = [u for u in (*users, writer) if isinstance(u, f.Add)]
+    if any(repeats(graph, add) for add in sums):
+        return False
+    read = all(isinstance(u, readers) for u in users)
     return tensor not in graph.outputs and isinstance(writer, writers) and read

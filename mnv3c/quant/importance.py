@@ -139,14 +139,17 @@ def _activation(node: f.Activation, args: list[np.ndarray], gradient: np.ndarray
 
 
 def _add(node: f.Add, args: list[np.ndarray], gradient: np.ndarray) -> list[np.ndarray]:
-    return [gradient, gradient]
+    return [_summed(gradient, x) for x in args]
 
 
 def _multiply(node: f.Multiply, args: list[np.ndarray], gradient: np.ndarray) -> list[np.ndarray]:
-    second = gradient * args[0]
-    if args[1].shape != args[0].shape:
-        second = second.sum(axis=(1, 2), keepdims=True)
-    return [gradient * args[1], second]
+    return [_summed(gradient * args[1], args[0]), _summed(gradient * args[0], args[1])]
+
+
+def _summed(gradient: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """What reaches an operand that was broadcast: the sum over all places where it is read."""
+    axes = tuple(a for a in (1, 2, 3) if x.shape[a] != gradient.shape[a])
+    return gradient.sum(axis=axes, keepdims=True) if axes else gradient
 
 
 def _mean(node: f.GlobalAveragePool, args: list[np.ndarray], gradient: np.ndarray) -> list[np.ndarray]:

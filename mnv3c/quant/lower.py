@@ -8,6 +8,7 @@ them, so that the next group is calibrated on what the integer network really ha
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -316,9 +317,9 @@ def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
         moved = dataclasses.replace(node, outputs=(group.output,))
         return spatial.product(state, moved, result, clip_bounds(group.activation, result))
     x = state.affine[data]
-    nodes, gate_name = _as_gate(state, node, gate)
-    result = _choose_gated(state, group, node)
-    ratio = x.scale / result.scale
+    nodes, gate_name, one = _as_gate(state, node, gate)
+    result = _choose_gated(state, group, node, one)
+    ratio = x.scale * one / result.scale
     shift = 0
     while float(ratio.max()) >= 2**shift * 32767 / _GATE_ONE:
         shift += 1
@@ -341,30 +342,40 @@ def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
     return [*nodes, gated]
 
 
-def _choose_gated(state: State, group: Group, node: f.Multiply) -> Affine:
+def _choose_gated(state: State, group: Group, node: f.Multiply, one: float) -> Affine:
     """Quantisation of a gate's product: at least a 64th of the input's scale, one zero point.
 
     In 16 bits it may be half of that, which an input less its zero point, of 9 bits, uses fully.
+
+    Args:
+        one: what the gate's 2**15 stands for, which the input's scale is stretched by.
     """
-    x = state.affine[node.inputs[0]]
+    scale = state.affine[node.inputs[0]].scale * one
     if group.output in state.raised:
-        return choose16(state, group.output, floor=float(x.scale.max()) * _GATE_ONE / 32766 / 2**7)
+        return choose16(state, group.output, floor=float(scale.max()) * _GATE_ONE / 32766 / 2**7)
     result = choose(state, group.output, group.activation, common_zero=True)
-    floor = x.scale / 64 if len(result.scale) > 1 else x.scale.max() / 64
+    floor = scale / 64 if len(result.scale) > 1 else scale.max() / 64
     return Affine(np.maximum(result.scale, floor), result.zero_point)
 
 
-def _as_gate(state: State, node: f.Multiply, gate: str) -> tuple[list[Node], str]:
-    """The gate in Q15: as it is stored, or converted by a depthwise 1x1 convolution that scales it."""
+def _as_gate(state: State, node: f.Multiply, gate: str) -> tuple[list[Node], str, float]:
+    """The gate in 16 bits: as it is stored, or converted by a depthwise 1x1 convolution that scales it.
+
+    Returns:
+        What converts it, its name, and what 2**15 stands for: 1 for what stays within [-1, 1], else the
+        power of two that the stored values stay below.
+    """
     if state.tensors[gate].dtype == "int16":
-        return [], gate
-    values = state.exact[gate]
-    if values.min() < -1.0 or values.max() > 1.0:
-        raise Mnv3cError("gate outside [-1, 1]", node.name)
-    channels = values.shape[-1]
-    name = f"{node.name}_gate"
-    state.declare(name, (1, 1, channels), "int16", Affine(np.asarray([1 / _GATE_ONE]), np.zeros(1)))
-    one = f.Conv2d(
+        return [], gate, 1.0
+    one = 1.0
+    if float(np.abs(state.exact[gate]).max()) > 1.0:
+        stored = state.affine[gate]
+        most = float(np.max(stored.scale * np.maximum(127 - stored.zero_point, stored.zero_point + 128)))
+        one = 2.0 ** max(0, math.ceil(math.log2(most)))
+    channels = state.source.tensor(gate).shape[2]
+    name, unit = f"{node.name}_gate", one / _GATE_ONE
+    state.declare(name, (1, 1, channels), "int16", Affine(np.asarray([unit]), np.zeros(1)))
+    copy = f.Conv2d(
         name,
         (gate,),
         (name,),
@@ -372,7 +383,7 @@ def _as_gate(state: State, node: f.Multiply, gate: str) -> tuple[list[Node], str
         np.zeros(channels, np.float32),
         groups=channels,
     )
-    return [_finish(state, one, name, 1 / _GATE_ONE, _FINEST_16, coarse=_GATE_ONE / 2**8)], name
+    return [_finish(state, copy, name, unit, _FINEST_16, coarse=_GATE_ONE / 2**8)], name, one
 
 
 def _mean(state: State, node: f.GlobalAveragePool) -> list[Node]:

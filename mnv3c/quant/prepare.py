@@ -111,12 +111,12 @@ def _pixel_by_pixel(conv: f.Conv2d) -> bool:
 
 
 def orient_gates(graph: Graph) -> Graph:
-    """The gate of a product of two maps as its second operand."""
+    """The gate of a product as its second operand; a vector there stays, which makes a gate of any kind."""
 
     def turn(node: Node) -> Node:
         if isinstance(node, f.Multiply) and gate_source(graph, node.inputs[0]) is not None:
             a, b = (graph.tensor(i).shape for i in node.inputs)
-            if a == b and gate_source(graph, node.inputs[1]) is None:
+            if (a == b or b[:2] != (1, 1)) and gate_source(graph, node.inputs[1]) is None:
                 return dataclasses.replace(node, inputs=node.inputs[::-1])
         return node
 

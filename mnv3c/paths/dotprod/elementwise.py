@@ -7,6 +7,7 @@ import numpy as np
 from mnv3c.codegen.program import Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
+from mnv3c.ir.broadcast import repeats
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.paths.common.enlarge import Source
 from mnv3c.paths.common.maps import can_gate, gate_stage
@@ -101,6 +102,8 @@ def _lower_table(builder: Builder, node: q.QLut) -> bool:
 
 
 def _lower_add(builder: Builder, node: q.QAdd32) -> bool:
+    if repeats(builder.graph, node):
+        return False
     form = _form(builder, node)
     y = builder.graph.tensor(node.output)
     if _outside(builder, node, form):
@@ -128,7 +131,7 @@ def _lower_multiply(builder: Builder, node: q.QMultiply) -> bool:
     x, gate, y = (graph.tensor(t) for t in (*node.inputs, node.output))
     if gate.shape == x.shape:
         return _multiply_maps(builder, node)
-    if x.shape[:2] == (1, 1) or gate.shape[:2] != (1, 1) or node.right or node.shift > _FACTOR_SHIFT:
+    if x.shape[:2] == (1, 1) or gate.shape != (1, 1, x.shape[2]) or node.right or node.shift > _FACTOR_SHIFT:
         return False
     if gate.name in graph.inputs:
         return False

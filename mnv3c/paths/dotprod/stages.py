@@ -390,7 +390,7 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
     """The SE gate over tiles, in place."""
     x, gate = (builder.graph.tensor(i) for i in node.inputs)
     y = builder.graph.tensor(node.output)
-    if is_vector(x) or not is_vector(gate) or x.dtype != "int8" or y.dtype != "int8":
+    if is_vector(x) or gate.shape != (1, 1, x.shape[2]) or x.dtype != "int8" or y.dtype != "int8":
         return False
     block = builder.block(node.name, "block", x.shape)
     label = identifier(node.name)

@@ -10,6 +10,7 @@ import numpy as np
 from mnv3c.codegen.program import Constant, Kernel, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
+from mnv3c.ir.broadcast import repeats
 from mnv3c.ir.graph import Node
 from mnv3c.paths.neon.context import Context, shape_text
 from mnv3c.paths.neon.pack import BLOCK
@@ -102,7 +103,7 @@ def _cut(elements: int, units: int) -> Shares:
 def _multiply(context: Context, node: q.QMultiply) -> Stage | None:
     t, y = context.tensor(node.inputs[0]), context.tensor(node.inputs[1])
     height, width, channels = t.shape
-    if channels % BLOCK:
+    if channels % BLOCK or y.shape not in (t.shape, (1, 1, channels)):
         return None
     whole = y.shape == t.shape and (height, width) != (1, 1)
     shares = _cut(t.elements, height)
@@ -126,7 +127,7 @@ def _multiply(context: Context, node: q.QMultiply) -> Stage | None:
 
 def _add(context: Context, node: q.QAdd32) -> Stage | None:
     elements = context.tensor(node.output).elements
-    if elements % BLOCK:
+    if elements % BLOCK or repeats(context.graph, node):
         return None
     shares = _cut(elements, elements // BLOCK)
     arguments = [

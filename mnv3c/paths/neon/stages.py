@@ -147,7 +147,8 @@ def _residual_in_place(context: Context, step: Step) -> tuple[tuple[str, str], .
 def _gate(context: Context, node: q.QGate) -> Stage | None:
     x, gate = (context.tensor(i) for i in node.inputs)
     channels = x.shape[2]
-    if gate.shape != (1, 1, channels) or gate.dtype != "int16" or channels % BLOCK:
+    vector = x.shape == context.tensor(node.output).shape and gate.shape == (1, 1, channels)
+    if not vector or gate.dtype != "int16" or channels % BLOCK:
         return None
     label = identifier(node.name)
     factor = np.broadcast_to(node.factor, (channels,)).astype(np.int16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -102,6 +103,33 @@ def _kernels(body: str) -> tuple[Kernel, ...]:
 
 def shape_text(t: Tensor) -> str:
     return "x".join(str(n) for n in t.shape)
+
+
+def index(x: Tensor, y: Tensor) -> str:
+    """C for which element of ``x`` the element ``i`` of ``y`` is made of (numerics.md, "Broadcasting")."""
+    axes = [a for a in range(3) if y.shape[a] > 1]
+    # Axes next to each other along which ``x`` is read as well need one division.
+    runs: list[list[int]] = []
+    joined = False
+    for axis in axes:
+        if joined := x.shape[axis] == y.shape[axis] and joined:
+            runs[-1].append(axis)
+        elif x.shape[axis] == y.shape[axis]:
+            runs.append([axis])
+            joined = True
+    terms = []
+    for run in runs:
+        behind, own = (math.prod(t.shape[run[-1] + 1 :]) for t in (y, x))
+        term = f"i / {behind}" if behind > 1 else "i"
+        if math.prod(y.shape[: run[0]]) > 1:
+            term = f"{term} % {math.prod(y.shape[a] for a in run)}"
+        terms.append(f"({term}) * {own}" if own > 1 else term)
+    return " + ".join(terms) or "0"
+
+
+def operands(graph: Graph, node: Node) -> tuple[str, ...]:
+    """``index`` of every operand of a sum or product."""
+    return tuple(index(graph.tensor(name), graph.tensor(node.output)) for name in node.inputs)
 
 
 def row_parts(t: Tensor) -> int:

@@ -10,7 +10,7 @@ from mnv3c.codegen.program import Stage
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import DTYPE_BYTES, Graph, Node, Tensor
 from mnv3c.ir.positions import positions
-from mnv3c.paths.ref.base import CTYPE, Regions, each_channel, make_stage, row_parts, shape_text
+from mnv3c.paths.ref.base import CTYPE, Regions, each_channel, make_stage, operands, row_parts, shape_text
 from mnv3c.reference.detect import LARGEST, LOG2_E
 
 # Columns that an enlarged map is computed by: rows of some classes then stay in the first-level cache.
@@ -74,7 +74,7 @@ def _sigmoid(graph: Graph, node: q.QSigmoid, regions: Regions) -> Stage:
 
 def _add16(graph: Graph, node: q.QAdd16, regions: Regions) -> Stage:
     title = f"add, 16 bits, {shape_text(graph.tensor(node.output))}"
-    return make_stage(graph, node, regions, "add16.c.j2", title=title)
+    return make_stage(graph, node, regions, "add16.c.j2", title=title, at=operands(graph, node))
 
 
 def _average_pool(graph: Graph, node: q.QAveragePool | q.QWindowMean, regions: Regions) -> Stage:

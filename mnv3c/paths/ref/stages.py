@@ -11,7 +11,7 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.paths.ref import spatial
-from mnv3c.paths.ref.base import CTYPE, Regions, each_channel, make_stage, row_parts, shape_text
+from mnv3c.paths.ref.base import CTYPE, Regions, each_channel, make_stage, operands, row_parts, shape_text
 
 
 def lower_node(graph: Graph, node: Node, regions: Regions) -> list[Stage]:
@@ -101,17 +101,16 @@ def _lut(graph: Graph, node: q.QLut, regions: Regions) -> Stage:
 
 def _add(graph: Graph, node: q.QAdd, regions: Regions) -> Stage:
     title = f"add, {shape_text(graph.tensor(node.output))}"
-    return make_stage(graph, node, regions, "add.c.j2", title=title)
+    return make_stage(graph, node, regions, "add.c.j2", title=title, at=operands(graph, node))
 
 
 def _add32(graph: Graph, node: q.QAdd32, regions: Regions) -> Stage:
     title = f"exact add, {shape_text(graph.tensor(node.output))}"
-    return make_stage(graph, node, regions, "add32.c.j2", title=title)
+    return make_stage(graph, node, regions, "add32.c.j2", title=title, at=operands(graph, node))
 
 
 def _multiply(graph: Graph, node: q.QMultiply, regions: Regions) -> Stage:
     y = graph.tensor(node.output)
-    full = graph.tensor(node.inputs[1]).shape == y.shape and y.shape[:2] != (1, 1)
     return make_stage(
         graph,
         node,
@@ -119,7 +118,7 @@ def _multiply(graph: Graph, node: q.QMultiply, regions: Regions) -> Stage:
         "multiply.c.j2",
         title=f"exact product, {shape_text(y)}",
         parts=row_parts(y),
-        full=full,
+        at=operands(graph, node),
     )
 
 
@@ -129,7 +128,6 @@ def _gate(graph: Graph, node: q.QGate, regions: Regions) -> Stage:
         "factor": (each_channel(node.factor, y), "multiplier"),
         "zero_point": (each_channel(node.zero_point, y), "table"),
     }
-    full = graph.tensor(node.inputs[1]).shape == y.shape and y.shape[:2] != (1, 1)
     return make_stage(
         graph,
         node,
@@ -138,8 +136,8 @@ def _gate(graph: Graph, node: q.QGate, regions: Regions) -> Stage:
         title=f"SE gate, {shape_text(y)}",
         constants=constants,
         parts=row_parts(y),
-        in_place=0,
-        full=full,
+        in_place=0 if graph.tensor(node.inputs[0]).shape == y.shape else None,
+        at=operands(graph, node),
     )
 
 

@@ -63,6 +63,17 @@ class Multiply(Node):
     """``inputs[0] * inputs[1]``: of equal shapes, or broadcast; a gate, such as SE's, is the second."""
 
 
+@dataclass(frozen=True, eq=False)
+class Constant(Node):
+    """A tensor that depends on no input: an operand of a sum or product that differs from pixel to pixel.
+
+    Attributes:
+        values: float32 ``(H, W, C)``.
+    """
+
+    values: np.ndarray
+
+
 @dataclass(frozen=True)
 class GlobalAveragePool(Node):
     """``(H, W, C)`` to ``(1, 1, C)``."""
@@ -86,7 +97,9 @@ class Pool(Node):
 
 @dataclass(frozen=True)
 class Softmax(Node):
-    """Softmax over the channels."""
+    """Softmax over the channels, or over each of ``groups`` runs of channels (the classes of an anchor)."""
+
+    groups: int = 1
 
 
 @dataclass(frozen=True)

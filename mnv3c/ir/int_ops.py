@@ -192,6 +192,17 @@ class QMultiply(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class QConstant(Node):
+    """A tensor that depends on no input: ``out = values``.
+
+    Attributes:
+        values: int8 ``(H, W, C)``.
+    """
+
+    values: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class QGate(Node):
     """Product of an int8 tensor and an int16 gate, int8 or int16 (numerics.md, "SE gate", "Broadcasting").
 
@@ -309,6 +320,27 @@ class QSigmoid(Node):
     """
 
     table: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class QSoftmax(Node):
+    """Softmax over runs of channels of an int8 tensor, to int8 or int16 (numerics.md, "Softmax").
+
+    Of each run, with ``d[c] = max(x) - x[c]`` and ``total = sum(table[d])``:
+    ``out[c] = sat(floor((scaled[d[c]] + floor(total / 2)) / total) + offset)``, to the output's dtype.
+
+    Attributes:
+        table: ``round(one * exp(-d * scale))`` for d = 0 to 255, ``one`` a power of two: at most ``2**30``,
+            and at most ``2**31`` as the sum of a run.
+        scaled: ``round(one * exp(-d * scale) / output scale)``, at most ``2**30``.
+        offset: the output's zero point.
+        groups: equal runs of neighbouring channels.
+    """
+
+    table: tuple[int, ...]
+    scaled: tuple[int, ...]
+    offset: int
+    groups: int = 1
 
 
 @dataclass(frozen=True)

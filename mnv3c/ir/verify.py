@@ -184,6 +184,14 @@ def _two(graph: Graph, node: Node) -> None:
     _shape(graph, node, shape)
 
 
+def _constant(graph: Graph, node: f.Constant | q.QConstant) -> None:
+    _require(not node.inputs, node.name, "a constant reads nothing")
+    dtype = graph.tensor(node.output).dtype
+    _require(node.values.dtype == np.dtype(dtype), node.name, f"values of {node.values.dtype} in {dtype}")
+    _require(not isinstance(node, q.QConstant) or dtype == "int8", node.name, "values must be int8")
+    _shape(graph, node, node.values.shape)
+
+
 def _channel_sum(graph: Graph, node: q.ChannelSum) -> None:
     height, width, _ = graph.tensor(node.inputs[0]).shape
     worst = height * width * _reach(graph, node, node.inputs[0])
@@ -223,9 +231,9 @@ _RULES: dict[type[Node], Callable[[Graph, Any], None]] = {
     f.Activation: _same_shape,
     f.Add: _two,
     f.Multiply: _two,
+    f.Constant: _constant,
     f.GlobalAveragePool: _pooled,
     f.Pool: _window,
-    f.Softmax: _same_shape,
     q.QConv: _conv,
     q.QHardSwish: _same_shape,
     q.QHardSigmoid: _same_shape,
@@ -233,6 +241,7 @@ _RULES: dict[type[Node], Callable[[Graph, Any], None]] = {
     q.QAdd: _two,
     q.QAdd32: _add32,
     q.QMultiply: _multiply,
+    q.QConstant: _constant,
     q.QGate: _gate,
     q.ChannelSum: _channel_sum,
     q.Requantize: _requantized,

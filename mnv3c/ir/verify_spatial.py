@@ -13,6 +13,7 @@ from mnv3c.ir import int_ops as q
 from mnv3c.ir.broadcast import broadcast
 from mnv3c.ir.graph import Graph, Node, Shape
 from mnv3c.ir.positions import COORDINATES, ROUNDINGS
+from mnv3c.ir.softmax import MOST_SUM, MOST_TABLE
 from mnv3c.reference.windows import window_output_size
 
 Require = Callable[[bool, str, str], None]
@@ -113,6 +114,21 @@ def rules(require: Require) -> dict[type[Node], Callable[[Graph, Any], None]]:
         good = len(table) == 257 and all(0 <= a <= b <= 32767 for a, b in pairwise(table))
         require(good, node.name, "table must be 257 rising values of Q15")
 
+    def softmax(graph: Graph, node: f.Softmax | q.QSoftmax) -> None:
+        x = graph.tensor(node.inputs[0])
+        shape(graph, node, x.shape)
+        fits = node.groups >= 1 and x.shape[2] % node.groups == 0
+        require(fits, node.name, f"{x.shape[2]} channels in {node.groups} runs")
+        if isinstance(node, q.QSoftmax):
+            dtypes(graph, node, ("int8",), "int16" if graph.tensor(node.output).dtype == "int16" else "int8")
+            count = x.shape[2] // node.groups
+            for table, least in ((node.table, 1), (node.scaled, 0)):
+                falling = all(a >= b >= 0 for a, b in pairwise(table))
+                good = len(table) == 256 and least <= table[0] <= MOST_TABLE and falling
+                require(good, node.name, "tables must be 256 falling values of 31 bits")
+            require(count * node.table[0] <= MOST_SUM, node.name, f"a sum of {count} channels can overflow")
+            require(-32768 <= node.offset <= 32767, node.name, f"offset {node.offset}")
+
     def add16(graph: Graph, node: q.QAdd16) -> None:
         dtypes(graph, node, ("int16",))
         a, b = (graph.tensor(i).shape for i in node.inputs)
@@ -180,6 +196,8 @@ def rules(require: Require) -> dict[type[Node], Callable[[Graph, Any], None]]:
         q.QSlice: part,
         q.QSpread: spread,
         q.QSigmoid: sigmoid,
+        f.Softmax: softmax,
+        q.QSoftmax: softmax,
         q.QAdd16: add16,
         q.QAveragePool: windowed,
         q.QWindowMean: windowed,

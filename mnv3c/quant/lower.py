@@ -450,6 +450,8 @@ def _table(state: State, node: f.Activation) -> list[Node]:
 _MOVES: dict[type[Node], Callable[[State, Any], list[Node]]] = {
     f.Resize: spatial.resize,
     f.ArgMax: spatial.argmax,
+    f.Softmax: spatial.softmax,
     f.Slice: spatial.part,
     f.Spread: spatial.spread,
+    f.Constant: spatial.constant,
 }

@@ -1,4 +1,4 @@
-"""Resize and average pools on float64 batches, and their derivatives, for ``mnv3c.quant.importance``."""
+"""Resize, softmax and average pools on float64 batches, and their derivatives, for ``quant.importance``."""
 
 from __future__ import annotations
 
@@ -83,10 +83,25 @@ def _pool_back(node: f.Pool, args: list[np.ndarray], gradient: np.ndarray) -> li
     return [result[:, top : top + height, left : left + width]]
 
 
-FORWARD: dict[type[Node], Callable[[Graph, Any, np.ndarray], np.ndarray]] = {f.Resize: _resize, f.Pool: _pool}
+def _softmax(_: Graph, node: f.Softmax, x: np.ndarray) -> np.ndarray:
+    return floating.softmax(node, x)
+
+
+def _softmax_back(node: f.Softmax, args: list[np.ndarray], gradient: np.ndarray) -> list[np.ndarray]:
+    shape = (*gradient.shape[:-1], node.groups, -1)
+    y, part = floating.softmax(node, args[0]).reshape(shape), gradient.reshape(shape)
+    return [(y * (part - (y * part).sum(axis=-1, keepdims=True))).reshape(gradient.shape)]
+
+
+FORWARD: dict[type[Node], Callable[[Graph, Any, np.ndarray], np.ndarray]] = {
+    f.Resize: _resize,
+    f.Pool: _pool,
+    f.Softmax: _softmax,
+}
 BACKWARD: dict[type[Node], Callable[[Any, list[np.ndarray], np.ndarray], list[np.ndarray]]] = {
     f.Resize: _resize_back,
     f.Pool: _pool_back,
+    f.Softmax: _softmax_back,
 }
 
 
@@ -94,4 +109,4 @@ def supported(node: Node) -> bool:
     """Whether ``BACKWARD`` has a derivative: not of a maximum, nor of an average that differs at borders."""
     if isinstance(node, f.Pool):
         return node.kind == "average" and (node.count_include_pad or not any(node.pad))
-    return isinstance(node, f.Resize)
+    return isinstance(node, f.Resize | f.Softmax)

@@ -123,11 +123,30 @@ def orient_gates(graph: Graph) -> Graph:
     return graph.map_nodes(turn)
 
 
+def softmaxes_of_argmax(graph: Graph) -> tuple[f.Softmax, ...]:
+    """Softmaxes whose greatest channels alone are asked for."""
+    return tuple(
+        n
+        for n in graph.nodes
+        if isinstance(n, f.Softmax) and n.groups == 1 and n.output not in graph.outputs
+        if all(isinstance(u, f.ArgMax) for u in graph.consumers(n.output))
+    )
+
+
+def bypass(graph: Graph, node: Node) -> Graph:
+    """The graph without ``node``, whose readers read what it read."""
+    return graph.replace(nodes=tuple(n for n in graph.nodes if n is not node)).map_nodes(
+        lambda n: dataclasses.replace(
+            n, inputs=tuple(node.inputs[0] if i == node.output else i for i in n.inputs)
+        )
+    )
+
+
 def wide_tensors(graph: Graph, output_dtype: str) -> frozenset[str]:
     """Tensors to keep in 16 bits up to the library's outputs or an argmax: logits, and what becomes them.
 
-    A convolution without an activation, a resize and the sum of two such can write 16 bits; an output
-    (unless the library returns int8), an argmax and again a resize or such a sum can read them.
+    A convolution without an activation, a softmax, a resize and the sum of two such can write 16 bits; an
+    output (unless the library returns int8), an argmax and again a resize or such a sum can read them.
     """
     wide = {t for t in graph.tensors if t not in graph.inputs}
     while True:
@@ -148,6 +167,6 @@ def _reads_wide(graph: Graph, tensor: str, wide: set[str], output_dtype: str) ->
 
 def _writes_wide(graph: Graph, tensor: str, wide: set[str]) -> bool:
     node = graph.producer(tensor)
-    if isinstance(node, f.Conv2d):
+    if isinstance(node, f.Conv2d | f.Softmax):
         return True
     return isinstance(node, f.Resize | f.Add) and all(i in wide for i in node.inputs)

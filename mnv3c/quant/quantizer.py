@@ -18,9 +18,10 @@ from mnv3c.quant.groups import Group, group, residual_classes
 from mnv3c.quant.importance import importance
 from mnv3c.quant.lower import final_conv, lower
 from mnv3c.quant.origin import AS_TRAINED, trained_quantized_by_tensor
-from mnv3c.quant.prepare import prepare, wide_tensors
+from mnv3c.quant.prepare import bypass, prepare, softmaxes_of_argmax, wide_tensors
 from mnv3c.quant.state import Options, Progress, State
 from mnv3c.quant.weights import check_finite
+from mnv3c.verification.errors import final_softmaxes, without_softmax
 
 RANDOM_COUNT = 4
 # Noise says roughly how large activations get; to fit weights to it would be time spent for nothing.
@@ -125,19 +126,19 @@ def _notes(graph: Graph) -> list[str]:
 
 
 def _prepare(graph: Graph) -> tuple[Graph, list[str]]:
-    """Checks, and the graph without a softmax at its end."""
+    """Checks, and the graph without a softmax that changes no order."""
     if len(graph.inputs) != 1:
         raise Mnv3cError(f"{len(graph.inputs)} inputs; exactly one is supported", graph.name)
     notes = []
     for node in graph.nodes:
         if isinstance(node, f.Conv2d):
             check_finite(node)
-        if isinstance(node, f.Softmax):
-            if node.output not in graph.outputs or graph.consumers(node.output):
-                raise Mnv3cError("softmax inside the network is not supported, only at its end", node.name)
-            notes.append(f"softmax {node.name} left out: the library returns logits, whose order is the same")
-            outputs = tuple(node.inputs[0] if o == node.output else o for o in graph.outputs)
-            graph = graph.replace(nodes=tuple(n for n in graph.nodes if n is not node), outputs=outputs)
+    for node in final_softmaxes(graph):
+        notes.append(f"softmax {node.name} left out: the library returns logits, whose order is the same")
+    graph = without_softmax(graph)
+    for node in softmaxes_of_argmax(graph):
+        notes.append(f"softmax {node.name} left out: the argmax of what it reads is the same")
+        graph = bypass(graph, node)
     if graph.inputs[0] in graph.outputs or not graph.nodes:
         raise Mnv3cError("the network computes nothing", graph.name)
     return graph, notes

@@ -14,7 +14,9 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
-from mnv3c.quant.ranges import Affine
+from mnv3c.ir.softmax import softmax_node
+from mnv3c.quant.groups import is_gate
+from mnv3c.quant.ranges import Affine, affine
 from mnv3c.quant.state import State
 from mnv3c.reference.arithmetic import quantize_multiplier
 
@@ -47,6 +49,35 @@ def argmax(state: State, node: f.ArgMax) -> list[Node]:
         raise Mnv3cError("argmax over channels of different scales", node.name)
     state.store(node.output, Affine(np.ones(1), np.zeros(1)), "uint8")
     return [q.QArgMax(node.name, node.inputs, node.outputs)]
+
+
+def softmax(state: State, node: f.Softmax) -> list[Node]:
+    """In 256 steps; in Q15 where 16 bits are read, as by the product that it is the gate of.
+
+    Raises:
+        Mnv3cError: the input has several scales, is not stored in 8 bits or has too many classes.
+    """
+    source = node.inputs[0]
+    x = state.affine[source]
+    if len(x.scale) > 1 or len(x.zero_point) > 1:
+        raise Mnv3cError("softmax over channels of different scales", node.name)
+    if state.tensors[source].dtype != "int8":
+        raise Mnv3cError("softmax of something that is not stored in 8 bits", node.name)
+    wide = node.output in state.wide or is_gate(state.source, node.output)
+    scale, offset = (2.0**-15, 0) if wide else (2.0**-8, -128)
+    state.store(node.output, Affine(np.asarray([scale]), np.asarray([offset])), "int16" if wide else "int8")
+    return [
+        softmax_node(
+            node.name,
+            source,
+            node.output,
+            scale=float(x.scale[0]),
+            classes=state.source.tensor(source).shape[2] // node.groups,
+            output_scale=scale,
+            offset=offset,
+            groups=node.groups,
+        )
+    ]
 
 
 def wide_add(state: State, node: f.Add) -> list[Node]:
@@ -99,6 +130,14 @@ def spread(state: State, node: f.Spread) -> list[Node]:
     """Gaps of zero points, at the input's scale."""
     state.store(node.output, state.affine[node.inputs[0]])
     return [q.QSpread(node.name, node.inputs, node.outputs, node.stride, node.pad)]
+
+
+def constant(state: State, node: f.Constant) -> list[Node]:
+    """All of its values at one scale: none is cut off."""
+    a = affine(np.asarray([node.values.min()]), np.asarray([node.values.max()]))
+    state.store(node.output, a)
+    values = np.clip(np.rint(node.values / a.scale + a.zero_point), -128, 127)
+    return [q.QConstant(node.name, (), node.outputs, values.astype(np.int8))]
 
 
 def product(state: State, node: f.Multiply, result: Affine, clamp: tuple[int, int]) -> list[Node]:

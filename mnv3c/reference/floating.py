@@ -82,9 +82,11 @@ def _pool(node: f.Pool, x: np.ndarray) -> np.ndarray:
     return total / windows(ones, node.kernel, node.stride, node.pad, (1, 1), _ZERO).sum(axis=(2, 3))
 
 
-def _softmax(_: f.Softmax, x: np.ndarray) -> np.ndarray:
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+def softmax(node: f.Softmax, x: np.ndarray) -> np.ndarray:
+    """Softmax of an array of any shape whose last axis is the channels."""
+    runs = x.reshape(*x.shape[:-1], node.groups, -1)
+    e = np.exp(runs - runs.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True)).reshape(x.shape)
 
 
 _RULES: dict[type[Node], Callable[..., np.ndarray]] = {
@@ -92,8 +94,9 @@ _RULES: dict[type[Node], Callable[..., np.ndarray]] = {
     f.Activation: activation,
     f.Add: lambda _, a, b: a + b,
     f.Multiply: lambda _, a, b: a * b,
+    f.Constant: lambda node: node.values,
     f.GlobalAveragePool: lambda _, x: x.mean(axis=(0, 1), keepdims=True),
     f.Pool: _pool,
-    f.Softmax: _softmax,
+    f.Softmax: softmax,
 }
 SUPPORTED: tuple[type[Node], ...] = (*_RULES, *spatial.FLOAT_RULES)

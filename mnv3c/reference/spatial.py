@@ -112,6 +112,16 @@ def sigmoid(_: Graph, node: q.QSigmoid, args: list[np.ndarray], dtype: str) -> n
     return table[i] + (((table[i + 1] - table[i]) * r + 128) >> 8)
 
 
+def softmax(_: Graph, node: q.QSoftmax, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    """Each run of channels by itself, saturated to ``dtype``."""
+    runs = args[0].astype(I64).reshape(*args[0].shape[:-1], node.groups, -1)
+    below = runs.max(axis=-1, keepdims=True) - runs
+    total = np.asarray(node.table, I64)[below].sum(axis=-1, keepdims=True)
+    out = (np.asarray(node.scaled, I64)[below] + total // 2) // total + node.offset
+    limits = np.iinfo(dtype)
+    return np.clip(out, limits.min, limits.max).reshape(args[0].shape)
+
+
 def add16(_: Graph, node: q.QAdd16, args: list[np.ndarray], dtype: str) -> np.ndarray:
     """Sum of int16 operands at their own scales."""
     del dtype
@@ -163,6 +173,7 @@ def _spread(graph: Graph, node: q.QSpread, args: list[np.ndarray], dtype: str) -
 INTEGER_RULES: dict[type[Node], Callable[..., np.ndarray]] = {
     q.QResize: resize,
     q.QSigmoid: sigmoid,
+    q.QSoftmax: softmax,
     q.QAdd16: add16,
     q.QAveragePool: average_pool,
     q.QWindowMean: window_mean,

@@ -15,11 +15,19 @@ from mnv3c.verification.report import FloatError
 
 def without_softmax(network: Graph) -> Graph:
     """The float graph with its outputs as the library has them: a softmax at the end is left out."""
-    last = {n.output: n for n in network.nodes if isinstance(n, f.Softmax)}
+    last = {n.output: n for n in final_softmaxes(network)}
     outputs = tuple(last[o].inputs[0] if o in last else o for o in network.outputs)
-    return network.replace(
-        nodes=tuple(n for n in network.nodes if n.output not in last or n.output not in network.outputs),
-        outputs=outputs,
+    return network.replace(nodes=tuple(n for n in network.nodes if n.output not in last), outputs=outputs)
+
+
+def final_softmaxes(network: Graph) -> tuple[f.Softmax, ...]:
+    """What ``without_softmax`` leaves out: what only the caller reads, unless a detection does."""
+    if "detection" in network.meta:
+        return ()
+    return tuple(
+        n
+        for n in network.nodes
+        if isinstance(n, f.Softmax) and n.output in network.outputs and not network.consumers(n.output)
     )
 
 

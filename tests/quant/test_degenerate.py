@@ -135,7 +135,7 @@ def test_softmax_at_the_end_is_left_out_and_said() -> None:
 @pytest.mark.parametrize(
     "nodes,name",
     [
-        ([f.Softmax("p", ("x",), ("p",)), swish("b", "p")], "p"),
+        ([f.ArgMax("a", ("x",), ("a",)), f.Softmax("p", ("a",), ("p",)), swish("b", "p")], "p"),
     ],
 )
 def test_what_has_no_integer_form_is_named(nodes: list[Node], name: str) -> None:

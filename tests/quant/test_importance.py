@@ -68,6 +68,6 @@ def test_unknown_operators_leave_it_open() -> None:
     graph = block_network(0)
     shape = graph.tensor(graph.outputs[0]).shape
     tensors = {**graph.tensors, "odd": Tensor("odd", shape)}
-    odd = f.Softmax("odd", graph.outputs, ("odd",))
+    odd = f.Spread("odd", graph.outputs, ("odd",))
     graph = graph.replace(nodes=(*graph.nodes, odd), tensors=tensors, outputs=("odd",))
     assert importance(graph, np.stack(inputs(graph, 2, 0)), np.random.default_rng(0)) == {}

@@ -7,6 +7,7 @@ import numpy as np
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Quant, Shape, Tensor
 from mnv3c.ir.positions import COORDINATES, ROUNDINGS
+from mnv3c.ir.softmax import softmax_node
 from mnv3c.ir.verify import verify
 from mnv3c.quant.spatial import SIGMOID_TABLE
 from mnv3c.reference.arithmetic import quantize_multiplier
@@ -74,6 +75,19 @@ class Sampler:
     def sigmoid(self) -> str:
         x = self.input(self.shape(), "int16")
         return self.emit(q.QSigmoid, (x,), self.tensors[x].shape, "int16", table=SIGMOID_TABLE)
+
+    def softmax(self) -> str:
+        groups, count = self.integer(1, 3), self.integer(1, 9)
+        x = self.input((self.integer(1, 9), self.integer(1, 9), groups * count))
+        scale = float(10 ** self.rng.uniform(-9, 4))
+        dtype = str(self.rng.choice(["int8", "int16"]))
+        levels = float(2 ** self.rng.uniform(-3, 9)) if dtype == "int8" else 32768.0
+        offset = self.integer(-128, 127) if dtype == "int8" else 0
+        node = softmax_node(
+            "", "", "", scale=scale, classes=count, output_scale=1 / levels, offset=offset, groups=groups
+        )
+        fields = {k: v for k, v in vars(node).items() if k not in ("name", "inputs", "outputs")}
+        return self.emit(q.QSoftmax, (x,), self.tensors[x].shape, dtype, **fields)
 
     def add16(self) -> str:
         shape = self.shape()
@@ -152,6 +166,7 @@ KINDS = (
     "classes",
     "argmax",
     "sigmoid",
+    "softmax",
     "add16",
     "average_pool",
     "concat",

@@ -21,6 +21,18 @@ NODES = {
 }
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_derivative_of_softmax(groups: int) -> None:
+    node = f.Softmax("s", ("x",), ("y",), groups)
+    rng = np.random.default_rng(0)
+    x, step, gradient = (rng.normal(0, 1, (2, 3, 4, 6)) for _ in range(3))
+    graph = Graph("one", (node,), {n: Tensor(n, (3, 4, 6)) for n in "xy"}, ("x",), ("y",))
+    above, below = (maps.FORWARD[f.Softmax](graph, node, x + sign * 1e-5 * step) for sign in (1, -1))
+    (back,) = maps.BACKWARD[f.Softmax](node, [x], gradient)
+    want = float(((above - below) / 2e-5 * gradient).sum())
+    assert float((back * step).sum()) == pytest.approx(want, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", NODES)
 def test_derivative_is_the_transpose(name: str) -> None:
     """Both are linear: <A x, g> = <x, A' g>, and A x is what the executor computes."""

@@ -53,6 +53,7 @@ def test_every_kind_is_drawn() -> None:
         q.QResize,
         q.QArgMax,
         q.QSigmoid,
+        q.QSoftmax,
         q.QAdd16,
         q.QAveragePool,
         q.QWindowMean,
@@ -61,7 +62,7 @@ def test_every_kind_is_drawn() -> None:
         q.QSpread,
     )
     assert found == set(every)
-    assert len(KINDS) == 9
+    assert len(KINDS) == 10
 
 
 @pytest.mark.parametrize("pad", [(1, 0, 2, 1), (0, 0, 0, 0)])

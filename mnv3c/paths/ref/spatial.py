@@ -72,6 +72,29 @@ def _sigmoid(graph: Graph, node: q.QSigmoid, regions: Regions) -> Stage:
     return make_stage(graph, node, regions, "sigmoid.c.j2", title=title, constants=constants, in_place=0)
 
 
+def _softmax(graph: Graph, node: q.QSoftmax, regions: Regions) -> Stage:
+    x, y = graph.tensor(node.inputs[0]), graph.tensor(node.output)
+    count = x.shape[2] // node.groups
+    title = f"softmax over {count}, {shape_text(x)}"
+    limits = np.iinfo(y.dtype)
+    return make_stage(
+        graph,
+        node,
+        regions,
+        "softmax.c.j2",
+        title=title,
+        constants={
+            "exponential": (np.asarray(node.table, np.int32), "table"),
+            "scaled": (np.asarray(node.scaled, np.int32), "table"),
+        },
+        parts=row_parts(x),
+        in_place=0,
+        count=count,
+        runs=x.shape[1] * node.groups,
+        limits=(int(limits.min), int(limits.max)),
+    )
+
+
 def _add16(graph: Graph, node: q.QAdd16, regions: Regions) -> Stage:
     title = f"add, 16 bits, {shape_text(graph.tensor(node.output))}"
     return make_stage(graph, node, regions, "add16.c.j2", title=title, at=operands(graph, node))
@@ -186,6 +209,7 @@ RULES: dict[type[Node], Callable[..., Stage]] = {
     q.FusedResizeArgMax: _resize_argmax,
     q.QArgMax: _argmax,
     q.QSigmoid: _sigmoid,
+    q.QSoftmax: _softmax,
     q.QAdd16: _add16,
     q.QAveragePool: _average_pool,
     q.QWindowMean: _average_pool,

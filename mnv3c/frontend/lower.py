@@ -39,8 +39,11 @@ def lower(mod: Any, name: str, meta: Mapping[str, object]) -> Graph:
         counts[kind] = counts.get(kind, -1) + 1
         label = f"{kind}_{counts[kind]}"
         inputs = tuple(names[a] for a in read)
-        if operator_class is f.Multiply and _shape(call.args[0])[:2] == (1, 1):
-            inputs = inputs[::-1] if _shape(call.args[1])[:2] != (1, 1) else inputs
+        if (
+            operator_class in (f.Add, f.Multiply)
+            and tensors[inputs[0]].elements < tensors[inputs[1]].elements
+        ):
+            inputs = inputs[::-1]
         nodes.append(operator_class(name=label, inputs=inputs, outputs=(label,), **fields))
         names[var] = label
         tensors[label] = Tensor(label, _shape(var))

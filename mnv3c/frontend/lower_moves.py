@@ -1,4 +1,4 @@
-"""Float graph nodes of Relax calls that move or interpolate pixels.
+"""Float graph nodes of Relax calls that move or interpolate pixels, and of constants.
 
 These calls are not made composites: each is one operator of the float graph as it stands.
 """
@@ -92,6 +92,12 @@ def _transposed(call: Any) -> tuple[type[Node], Fields]:
     }
 
 
+def _constant(call: Any) -> tuple[type[Node], Fields]:
+    """A constant that ``relax_passes.arithmetic`` made a tensor of its own."""
+    values = array(call.args[0]).astype(np.float32)[0]
+    return f.Constant, {"values": np.ascontiguousarray(values.transpose(1, 2, 0))}
+
+
 def _pad(call: Any) -> tuple[type[Node], Fields]:
     widths = [int(p) for p in call.attrs.pad_width]
     return f.Spread, {"pad": (widths[4], widths[6], widths[5], widths[7])}
@@ -104,10 +110,13 @@ CALLS: dict[str, Callable[[Any], tuple[type[Node], Fields]]] = {
     "relax.strided_slice": _slice,
     "relax.nn.conv2d_transpose": _transposed,
     "relax.nn.pad": _pad,
+    "relax.reshape": _constant,
 }
 
 
 def operands(call: Any) -> list[Any]:
     """The tensors that such a call reads."""
     first = call.args[0]
+    if is_constant(first):
+        return []
     return list(first.fields) if hasattr(first, "fields") else [first]

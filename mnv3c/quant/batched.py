@@ -106,6 +106,8 @@ def float_node(graph: Graph, node: Node, args: list[np.ndarray]) -> np.ndarray:
         return args[0] + args[1]
     if isinstance(node, f.Multiply):
         return args[0] * args[1]
+    if isinstance(node, f.Constant):
+        return node.values[None]  # for all of a batch
     alone = graph.replace(nodes=(node,), inputs=node.inputs, outputs=node.outputs)
     one = [floating.run(alone, dict(zip(node.inputs, each, strict=True))) for each in zip(*args, strict=True)]
     return np.stack([values[node.output] for values in one])
@@ -116,9 +118,11 @@ def integer_node(graph: Graph, node: Node, args: list[np.ndarray]) -> np.ndarray
     tensor = graph.tensor(node.output)
     if isinstance(node, q.ChannelSum):
         return args[0].sum(axis=(1, 2), keepdims=True, dtype=np.int32)
+    if isinstance(node, q.QConstant):
+        return node.values[None]
     parts = []
-    for chunk in chunks(len(args[0]), max(tensor.elements, args[0][0].size)):
-        part = [a[chunk] for a in args]
+    for chunk in chunks(max(map(len, args)), max(tensor.elements, args[0][0].size)):
+        part = [a[chunk] if len(a) > 1 else a for a in args]
         if isinstance(node, q.QConv):
             acc = accumulate(graph, node, part[0])
             parts.append(integer.requantize(acc, node.requant, tensor.dtype).astype(tensor.dtype))

@@ -312,6 +312,10 @@ def _multiply(w: _Writer, node: q.QMultiply) -> None:
     _finish(w, node, y, node.offset, node.low, node.high)
 
 
+def _constant(w: _Writer, node: q.QConstant) -> None:
+    w.op("Identity", [w.constant(node.values.transpose(2, 0, 1)[None], np.int8)], node.output)
+
+
 def _gate(w: _Writer, node: q.QGate) -> None:
     gate = _rounded(w, w.read(node.inputs[1]), np.asarray(node.factor, np.float64) * 2.0**-15)
     x = w.read(node.inputs[0], np.asarray(node.zero_point, np.int64))
@@ -373,6 +377,7 @@ _RULES: dict[type[Node], Callable[[_Writer, Any], None]] = {
     q.QAdd: _add,
     q.QAdd32: _add32,
     q.QMultiply: _multiply,
+    q.QConstant: _constant,
     q.QGate: _gate,
     q.ChannelSum: _channel_sum,
     q.Requantize: _requantize,

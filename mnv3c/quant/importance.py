@@ -81,6 +81,8 @@ def _forward(graph: Graph, node: Node, args: list[np.ndarray]) -> np.ndarray:
         shares = _shares(node, args[0])
         parts = (np.nan_to_num(part) for _, part in _taps(node, args[0]))
         return np.sum([share * part for share, part in zip(shares, parts, strict=True)], axis=0)
+    if isinstance(node, f.Constant):
+        return node.values[None].astype(np.float64)
     if isinstance(node, f.Add):
         return args[0] + args[1]
     return args[0] * args[1]
@@ -201,6 +203,7 @@ _RULES: dict[type[Node], Callable[[Any, list[np.ndarray], np.ndarray], list[np.n
     f.Activation: _activation,
     f.Add: _add,
     f.Multiply: _multiply,
+    f.Constant: lambda node, args, gradient: [],
     f.GlobalAveragePool: _mean,
     f.Pool: _pool,
 }

@@ -134,7 +134,8 @@ def spread(state: State, node: f.Spread) -> list[Node]:
 
 def constant(state: State, node: f.Constant) -> list[Node]:
     """All of its values at one scale: none is cut off."""
-    a = affine(np.asarray([node.values.min()]), np.asarray([node.values.max()]))
+    low, high = min(float(node.values.min()), 0.0), max(float(node.values.max()), 0.0)
+    a = affine(np.asarray([low]), np.asarray([max(high, low + 1e-30)]))
     state.store(node.output, a)
     values = np.clip(np.rint(node.values / a.scale + a.zero_point), -128, 127)
     return [q.QConstant(node.name, (), node.outputs, values.astype(np.int8))]

@@ -144,6 +144,10 @@ def _multiply(_: Graph, node: q.QMultiply, args: list[np.ndarray], dtype: str) -
     return np.clip(v + node.offset, node.low, node.high)
 
 
+def _constant(_: Graph, node: q.QConstant, args: list[np.ndarray], dtype: str) -> np.ndarray:
+    return node.values
+
+
 def _gate(_: Graph, node: q.QGate, args: list[np.ndarray], dtype: str) -> np.ndarray:
     gate = rdmulh16(args[1], node.factor)
     x = (args[0].astype(I64) - node.zero_point) << node.shift
@@ -194,6 +198,7 @@ _RULES: dict[type[Node], Callable[..., np.ndarray]] = {
     q.QAdd: _add,
     q.QAdd32: _add32,
     q.QMultiply: _multiply,
+    q.QConstant: _constant,
     q.QGate: _gate,
     q.ChannelSum: _channel_sum,
     q.Requantize: _requantize,

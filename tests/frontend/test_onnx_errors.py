@@ -147,7 +147,7 @@ BAD_NODES = {
     ),
     "nan": ([node("Conv", ["x", "nan", "b"], "y")], "finite"),
     "second write": ([CONV, node("Relu", ["c"], "c"), node("Relu", ["c"], "y")], "a second time"),
-    "pixels": ([CONV, node("Mul", ["c", "image"], "y")], "from pixel to pixel"),
+    "images": ([CONV, node("Mul", ["c", "images"], "y")], "no single image"),
 }
 
 
@@ -161,7 +161,7 @@ def test_bad_nodes(case: str, tmp_path: Path) -> None:
         "six": np.float32(6),
         "zero": np.float32(0),
         "pads": np.asarray([0, 0, 1, 1, 0, 0, 1, 1], np.int64),
-        "image": np.arange(144, dtype=np.float32).reshape(12, 12),
+        "images": np.arange(288, dtype=np.float32).reshape(2, 1, 12, 12),
     }
     message = refused(model(nodes, constants), tmp_path)
     assert says in message

@@ -1,4 +1,4 @@
-"""Random integer graphs of sums and products that broadcast, between convolutions in layouts of a path's own."""
+"""Random integer graphs of sums and products that broadcast, between convolutions in layouts of a path."""
 
 from __future__ import annotations
 

@@ -81,6 +81,10 @@ def arithmetic(node: Node, out: Output) -> Known:
         shape = np.broadcast_shapes(*shapes)
     except ValueError:
         raise node.error(f"operands of shapes {list(shapes[0])} and {list(shapes[1])}") from None
+    if len(shape) > 4 or (len(shape) in (2, 4) and shape[0] > 1):
+        raise node.error(
+            f"operands of shapes {list(shapes[0])} and {list(shapes[1])}: the result is no single image"
+        )
     names = [_operand(node, out, i) for i in range(2)]
     if operator == "Div" and isinstance(node.input(1), Constant) and not bool(node.array(1).all()):
         raise node.error("division by zero")

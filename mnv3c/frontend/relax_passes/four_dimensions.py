@@ -22,7 +22,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from tvm import relax
 
 from mnv3c.errors import Mnv3cError
@@ -50,9 +49,9 @@ class View:
 
 def four_dimensions(mod: Any) -> Any:
     """Rewrite ``main`` so that every tensor has four dimensions, channels first."""
-    from mnv3c.frontend.relax_passes import moves  # which builds on this module
+    from mnv3c.frontend.relax_passes import arithmetic, moves  # which build on this module
 
-    rules = {**_RULES, **moves.RULES}
+    rules = {**_RULES, **arithmetic.RULES, **moves.RULES}
     views: dict[Any, View] = {}
     layout: list[str] = []
 
@@ -134,66 +133,6 @@ def _unary(context: Context, call: Any, old: list[View | None]) -> tuple[Any, Vi
     return context.emit(call), old[0]
 
 
-def _binary(context: Context, call: Any, old: list[View | None]) -> tuple[Any, View]:
-    a, b = old
-    if a is not None and b is not None:
-        return _two_tensors(context, call, a, b)
-    name, left = operator(call), b is not None
-    view, x, values = (b, call.args[1], call.args[0]) if left else (a, call.args[0], call.args[1])
-    if view is None or not is_constant(values):
-        raise Mnv3cError("an operand is neither a tensor nor a constant", place(context))
-    c = _per_channel(context, array(values).astype(np.float64), view, x)
-    if left and name == "relax.divide":
-        raise Mnv3cError("a constant divided by a tensor is not supported", place(context))
-    if left and name == "relax.subtract":
-        x, name = context.emit(relax.op.multiply(x, constant(-1.0))), "relax.add"
-    if name == "relax.divide":
-        if not bool((c != 0).all()):
-            raise Mnv3cError("division by zero", place(context))
-        return context.emit(relax.op.multiply(x, constant(1.0 / c))), view
-    if name == "relax.multiply":
-        return context.emit(relax.op.multiply(x, constant(c))), view
-    return context.emit(relax.op.add(x, constant(-c if name == "relax.subtract" else c))), view
-
-
-def _per_channel(context: Context, values: np.ndarray, view: View, new: Any) -> np.ndarray:
-    """The constant as a scalar, or as ``[1, C, 1, 1]`` of the new tensor."""
-    if values.size == 1 and len(view.shape) >= values.ndim:
-        return values.reshape(())
-    try:
-        full = np.broadcast_to(values, view.shape)
-    except ValueError:
-        raise Mnv3cError(
-            f"constant of shape {list(values.shape)} widens {list(view.shape)}", place(context)
-        ) from None
-    dims = shape_of(new)
-    full = full.reshape([dims[i] for i in view.order]).transpose(np.argsort(view.order))
-    if not bool((full == full[:, :, :1, :1]).all()):
-        raise Mnv3cError("a constant that differs from pixel to pixel is not supported", place(context))
-    return full[:, :, :1, :1]
-
-
-def _two_tensors(context: Context, call: Any, a: View, b: View) -> tuple[Any, View]:
-    name, (x, y) = operator(call), call.args
-    if x.same_as(y) and a == b:
-        if name != "relax.add":
-            what = name.removeprefix("relax.")
-            raise Mnv3cError(f"{what} of a tensor and itself is not supported", place(context))
-        return context.emit(relax.op.multiply(x, constant(2.0))), a
-    xs, ys = shape_of(x), shape_of(y)
-    wide, narrow = (a, b) if math.prod(xs) >= math.prod(ys) else (b, a)
-    if name not in ("relax.add", "relax.multiply"):
-        raise Mnv3cError(f"{name.removeprefix('relax.')} of two tensors is not supported", place(context))
-    same = a.shape == b.shape and a.order == b.order and xs == ys
-    small = 1 in (xs[2] * xs[3], ys[2] * ys[3])
-    gate = len(a.shape) == len(b.shape) == 4 and a.order == b.order and xs[1] == ys[1] and small
-    if shape_of(context.old_variable) != wide.shape or not (same or (gate and name == "relax.multiply")):
-        raise Mnv3cError(f"{list(a.shape)} with {list(b.shape)} is not supported", place(context))
-    if wide is b and narrow is a:
-        x, y = y, x
-    return context.emit(relax.Call(call.op, [x, y], call.attrs)), wide
-
-
 def _mean(context: Context, call: Any, old: list[View | None]) -> tuple[Any, View]:
     view, new, shape = old[0], call.args[0], shape_of(context.old_variable)
     assert view is not None
@@ -256,10 +195,6 @@ _RULES: dict[str, Callable[[Context, Any, list[View | None]], tuple[Any, View]]]
     "relax.permute_dims": _transpose,
     "relax.clip": _unary,
     "relax.sigmoid": _unary,
-    "relax.add": _binary,
-    "relax.subtract": _binary,
-    "relax.multiply": _binary,
-    "relax.divide": _binary,
     "relax.mean": _mean,
     "relax.nn.avg_pool2d": _spatial,
     "relax.nn.max_pool2d": _spatial,

@@ -77,7 +77,7 @@ def partition_activations(mod: Any) -> Any:
 
 
 def partition_operators(mod: Any) -> Any:
-    """Make composites of everything else but what moves pixels, which needs none.
+    """Make composites of everything else but what moves pixels, and constants, which need none.
 
     Raises:
         Mnv3cError: names the first operator that no pattern takes.
@@ -86,7 +86,7 @@ def partition_operators(mod: Any) -> Any:
 
     mod = _fuse(mod, _operator_patterns())
     for var, value in bindings(mod):
-        if operator(value) and operator(value) not in moves:
+        if operator(value) and operator(value) not in (*moves, "relax.reshape"):
             raise Mnv3cError(f"operator {operator(value)} is not supported here", var.name)
     return mod
 

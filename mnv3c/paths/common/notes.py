@@ -6,8 +6,8 @@ from mnv3c.codegen.program import Stage
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
 
-# The library's door and what runs once over a vector of channels: no loss.
-_CHEAP = (q.Requantize, q.QMean, q.Quantize, q.Dequantize, q.FlipSign)
+# The library's door, what runs once over a vector of channels and what is a copy: no loss.
+_CHEAP = (q.Requantize, q.QMean, q.QConstant, q.Quantize, q.Dequantize, q.FlipSign)
 
 
 def portable_notes(node: Node, stage: Stage, reason: str = "") -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def make_stage(
     body = render(
         f"kernels/ref/{template}",
         node=node,
-        x=graph.tensor(node.inputs[0]),
+        x=graph.tensor(node.inputs[0]) if node.inputs else None,
         y=graph.tensor(node.outputs[0]),
         inputs=[(f"R_{regions[i]}", CTYPE[graph.tensor(i).dtype], graph.tensor(i)) for i in node.inputs],
         out=f"R_{writes[0]}",

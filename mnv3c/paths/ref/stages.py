@@ -122,6 +122,12 @@ def _multiply(graph: Graph, node: q.QMultiply, regions: Regions) -> Stage:
     )
 
 
+def _constant(graph: Graph, node: q.QConstant, regions: Regions) -> Stage:
+    title = f"constant, {shape_text(graph.tensor(node.output))}"
+    constants = {"values": (node.values, "table")}
+    return make_stage(graph, node, regions, "constant.c.j2", title=title, constants=constants)
+
+
 def _gate(graph: Graph, node: q.QGate, regions: Regions) -> Stage:
     y = graph.tensor(node.output)
     constants = {
@@ -226,6 +232,7 @@ _RULES: dict[type[Node], Callable[..., Stage]] = {
     q.QAdd: _add,
     q.QAdd32: _add32,
     q.QMultiply: _multiply,
+    q.QConstant: _constant,
     q.QGate: _gate,
     q.ChannelSum: _channel_sum,
     q.Requantize: _requantize,

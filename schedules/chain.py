@@ -1,13 +1,13 @@
 """Several blocks as one stage: each computes the rows that the next one wants, when it wants them.
 
 Knobs: those of each block in `block.py`, behind the block's number and a dot; the first layer of a network,
-where it is part of the first block, has those of `convolution.py` behind `stem.`.
+where it is part of the first block, has those of `convolution.py` behind `stem.`. Only the last block has
+`band_rows`: the others compute what the next one wants. A chain of `neon` has no knobs.
 """
 
-from mnv3c.tuning import space
-from mnv3c.tuning.space import Op
+from mnv3c.schedules import Op, table_of
 
-block = space.table_of("block")
+block = table_of("block")
 
 
 def links(op):
@@ -19,13 +19,27 @@ def links(op):
         yield prefix, Op("block", op.path, tuple(shape))
 
 
+def of_links(op, target, ask):
+    """What ``ask`` says of each block's knobs, by the names that they have in the chain."""
+    if op.path == "neon":
+        return {}
+    *_, (last, _) = links(op)
+    return {
+        f"{prefix}{knob}": value
+        for prefix, one in links(op)
+        for knob, value in ask(one, target).items()
+        if prefix == last or knob != "band_rows"
+    }
+
+
 def legal(op, target):
-    return {f"{p}{k}": v for p, one in links(op) for k, v in block.legal(one, target).items()}
+    return of_links(op, target, block.legal)
 
 
 def default(op, target):
-    return {}
+    """Every knob's value; as for each block."""
+    return of_links(op, target, block.default)
 
 
 def candidates(op, target):
-    return {f"{p}{k}": v for p, one in links(op) for k, v in block.candidates(one, target).items()}
+    return of_links(op, target, block.candidates)

@@ -6,9 +6,14 @@
 | `pairs`  | `joined`, `single` | neighbouring vectors loaded by one instruction, or each by its own  |
 """
 
-from mnv3c.tuning import space
+from mnv3c.schedules import table_of
 
-pointwise = space.table_of("pointwise")
+pointwise = table_of("pointwise")
+
+
+def default_unroll(quads: int) -> int:
+    """As many groups of 4 channels a turn as divide them all."""
+    return next(u for u in (4, 2, 1) if quads % u == 0)
 
 
 def legal(op, target):
@@ -24,7 +29,10 @@ def legal(op, target):
 
 
 def default(op, target):
-    return {}
+    """Every knob's value."""
+    if op.path == "neon":
+        return {}
+    return {"unroll": default_unroll(-(-op.number("channels") // 4)), "pairs": pointwise.default_pairs()}
 
 
 def candidates(op, target):

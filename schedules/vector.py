@@ -4,23 +4,31 @@
 |---------|--------------------|---------------------------------------------------------------------|
 | `quads` | 1, 2, 3, 4, 5, 6   | groups of 4 outputs whose sums are in registers together            |
 | `pairs` | `joined`, `single` | neighbouring vectors loaded by one instruction, or each by its own  |
+| `chunk` | `neon`: as in `pointwise.py`, whose kernel it is | not searched: there is but one pixel  |
 """
 
-from mnv3c.tuning import space
-from mnv3c.tuning.space import divisors
+from mnv3c.schedules import divisors, table_of
 
-pointwise = space.table_of("pointwise")
+pointwise = table_of("pointwise")
+
+
+def default_quads(quads: int) -> int:
+    """Of the divisors of the groups of 4 outputs: four hide the latency, more share the input's loads."""
+    return next(n for n in (4, 5, 6, 3, 2, 1) if quads % n == 0)
 
 
 def legal(op, target):
     if op.path == "neon":
-        return {}
+        return {"chunk": range(1, max(op.number("out") // 8, 1) + 1)}
     return {"quads": divisors(-(-op.number("out") // 4), 6), "pairs": ("joined", "single")}
 
 
 def default(op, target):
-    return {}
+    """Every knob's value; on `neon` for the usual constants, see ``pointwise.py``."""
+    if op.path == "neon":
+        return pointwise.default_neon(op)
+    return {"quads": default_quads(-(-op.number("out") // 4)), "pairs": pointwise.default_pairs()}
 
 
 def candidates(op, target):
-    return pointwise.worthwhile(legal(op, target), target)
+    return {} if op.path == "neon" else pointwise.worthwhile(legal(op, target), target)

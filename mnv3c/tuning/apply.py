@@ -9,10 +9,10 @@ from pathlib import Path
 from mnv3c.codegen.program import Schedule
 from mnv3c.errors import Mnv3cError
 from mnv3c.ir.graph import Graph
+from mnv3c.schedules import Op
 from mnv3c.targets import Target
-from mnv3c.tuning import conversions, network, records, space, tasks
+from mnv3c.tuning import conversions, network, records, tasks
 from mnv3c.tuning.records import Record, Records
-from mnv3c.tuning.space import Op
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def apply(graph: Graph, path: str, core: Target, known: Sequence[Records], famil
     tuned: set[str] = set()
     for layer in chosen:
         found = record(layer.op)
-        schedule = found.schedule if found is not None else space.default(layer.op, core)
+        # Without one the path asks its rules, as for an empty schedule.
+        schedule = found.schedule if found is not None else {}
         schedules |= {node: knobs for node, knobs in layer.by_node(schedule).items() if knobs}
         if found is not None:
             tuned |= set(layer.nodes)

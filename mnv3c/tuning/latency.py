@@ -12,8 +12,9 @@ from typing import Any
 from mnv3c.bench import llvm
 from mnv3c.codegen.program import Schedule
 from mnv3c.ir.graph import Graph
+from mnv3c.schedules import Op
 from mnv3c.targets import Target
-from mnv3c.tuning import bound, grid, space, tasks
+from mnv3c.tuning import bound, grid, tasks
 from mnv3c.tuning.apply import Applied, apply
 from mnv3c.tuning.bound import Bound
 from mnv3c.tuning.devices.base import Candidate, Device
@@ -22,7 +23,6 @@ from mnv3c.tuning.grid import Block
 from mnv3c.tuning.journal import Journal
 from mnv3c.tuning.records import Records
 from mnv3c.tuning.report import shape_text
-from mnv3c.schedules import Op
 from mnv3c.tuning.tasks import Layer, Task
 
 _BATCH = 32
@@ -137,7 +137,7 @@ class Meter:
 
     def _schedule(self, layer: Layer) -> Schedule:
         found = next((r for k in self._known if (r := k.get(layer.op, self._family)) is not None), None)
-        return found.schedule if found is not None else space.default(layer.op, self._core)
+        return found.schedule if found is not None else {}
 
 
 def _traffic(task: Task, candidate: Candidate) -> bound.Traffic:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from mnv3c.codegen.program import Schedule
 from mnv3c.ir.graph import Graph
 from mnv3c.passes import run_passes
+from mnv3c.schedules import Op
 from mnv3c.tuning.conversions import Price
-from mnv3c.tuning.space import Op
 from mnv3c.tuning.tasks import Layer
 
 Costs = Callable[[Op], float | None]

@@ -12,9 +12,9 @@ from typing import Any
 from mnv3c import __version__, resources, targets
 from mnv3c.codegen.program import Schedule
 from mnv3c.errors import Mnv3cError
+from mnv3c.schedules import Op
 from mnv3c.targets import Target
 from mnv3c.tuning import space
-from mnv3c.tuning.space import Op
 
 FORMAT = 1
 FAMILIES = ("clang", "gcc")

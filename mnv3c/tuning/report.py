@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from mnv3c.codegen.program import Schedule
 from mnv3c.ir.graph import Graph
+from mnv3c.schedules import Op, Value
 from mnv3c.targets import Target
 from mnv3c.tuning import space, tasks
 from mnv3c.tuning.records import Record
 from mnv3c.tuning.session import Outcome
-from mnv3c.tuning.space import Op, Value
 from mnv3c.tuning.tasks import Layer
 
 
@@ -83,7 +83,7 @@ class KnobRow:
     """A knob of an operator.
 
     Attributes:
-        default: the value that the path's own rule gives.
+        default: the value without a search.
         candidates: what a search tries.
         legal: what the kernels can do.
     """
@@ -96,17 +96,15 @@ class KnobRow:
 
 
 def knob_rows(graph: Graph, path: str, core: Target) -> list[KnobRow]:
-    """The knobs of a network's operators, as the path's own rules cut and compute it."""
+    """The knobs of a network's operators, as the path's own rules cut it."""
     found = []
-    for op, layer in {layer.op: layer for layer in reversed(tasks.layers(graph, path, core.name))}.items():
-        _, effective = tasks.task(graph, layer, core.name).candidate(space.default(op, core))
-        legal, candidates = space.legal(op, core), space.candidates(op, core)
+    for op in dict.fromkeys(layer.op for layer in tasks.layers(graph, path, core.name)):
+        values, candidates = space.default(op, core), space.candidates(op, core)
         found += [
-            KnobRow(op, k, effective[k], tuple(candidates.get(k, ())), tuple(values))
-            for k, values in legal.items()
-            if k in effective
+            KnobRow(op, k, values[k], tuple(candidates.get(k, ())), tuple(legal))
+            for k, legal in space.legal(op, core).items()
         ]
-    return found[::-1]
+    return found
 
 
 def values_text(values: Sequence[Value]) -> str:

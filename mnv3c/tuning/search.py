@@ -15,8 +15,8 @@ from typing import Any
 
 from mnv3c.codegen.program import Schedule
 from mnv3c.errors import Mnv3cError
+from mnv3c.schedules import Table, Value
 from mnv3c.tuning import space
-from mnv3c.tuning.space import Table, Value
 
 # Spaces of up to so many schedules are searched as a whole.
 EXHAUSTIVE = 64

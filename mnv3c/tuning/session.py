@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from mnv3c.codegen.program import Schedule
 from mnv3c.ir.graph import Graph
+from mnv3c.schedules import Op, has_table
 from mnv3c.targets import Target
 from mnv3c.tuning import conversions, network, space, tasks
 from mnv3c.tuning.devices.base import Candidate, Device, Measurement, Status
@@ -17,7 +18,6 @@ from mnv3c.tuning.journal import Journal
 from mnv3c.tuning.network import Plan
 from mnv3c.tuning.records import Record
 from mnv3c.tuning.search import Search
-from mnv3c.tuning.space import Op
 from mnv3c.tuning.tasks import Layer, Task
 
 # Schedules of an operator in a round, and candidates handed to a device at once.
@@ -203,7 +203,7 @@ class Session:
             if self._time_is_up():
                 return
             made = {op: tasks.task(self._graph, layers[op], self._target.name) for op in some}
-            candidates = {op: made[op].candidate(space.default(op, self._target)) for op in some}
+            candidates = {op: made[op].candidate({}) for op in some}
             costs = self._measure(step, [(op, c, s) for op, (c, s) in candidates.items()])
             for op, (candidate, effective) in candidates.items():
                 table = space.candidates(op, self._target)
@@ -234,7 +234,7 @@ class Session:
 
     def _search(self, step: str, weights: Mapping[Op, float], whole: float, divisor: int) -> bool:
         """Search operators, the costliest first; false if time was up."""
-        some_knobs = [op for op in weights if space.tunable(op.operator)]
+        some_knobs = [op for op in weights if has_table(op.operator)]
         order = sorted(some_knobs, key=lambda op: (-weights[op], op.key))
         trials = {op: self._trials(op, weights[op] / whole / divisor) for op in order}
         self._planned = self._measured + self._known + sum(trials.values())

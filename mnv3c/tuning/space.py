@@ -2,100 +2,33 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import ModuleType
 from typing import cast
 
-from mnv3c import resources
 from mnv3c.codegen.program import Schedule
 from mnv3c.errors import Mnv3cError
+from mnv3c.schedules import Op, Table, has_table, table_of
 from mnv3c.targets import Target
-
-Value = int | str
-# Knob to its values; the space is their product.
-Table = Mapping[str, Sequence[Value]]
-
-
-@dataclass(frozen=True)
-class Op:
-    """An operator with everything that decides which schedule is best for it.
-
-    Attributes:
-        operator: ``block``, ``pointwise``, ``vector``, ``convolution``: a file of ``schedules/``.
-        path: of the kernels that compute it.
-        shape: names and values, in a fixed order: sizes, windows, what follows, and the block shapes of
-            its tensors where the path has several.
-    """
-
-    operator: str
-    path: str
-    shape: tuple[tuple[str, Value], ...]
-
-    def __getitem__(self, name: str) -> Value:
-        return dict(self.shape)[name]
-
-    def number(self, name: str) -> int:
-        return int(self[name])
-
-    def text(self, name: str) -> str:
-        return str(self[name])
-
-    def pair(self, name: str) -> tuple[int, int]:
-        """A value such as ``3x3``."""
-        first, second = self.text(name).split("x")
-        return int(first), int(second)
-
-    @property
-    def key(self) -> str:
-        """One line that tells operators apart, for people too."""
-        return f"{self.operator} {self.path} " + " ".join(f"{k}={v}" for k, v in self.shape)
-
-
-@functools.cache
-def _module(operator: str) -> ModuleType | None:
-    file = resources.directory("schedules") / f"{operator}.py"
-    spec = importlib.util.spec_from_file_location(f"mnv3c_schedules_{operator}", file)
-    if not file.is_file() or spec is None or spec.loader is None:
-        return None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def table_of(operator: str) -> ModuleType:
-    """The module ``schedules/<operator>.py``; a table may build on another one."""
-    module = _module(operator)
-    if module is None:
-        raise Mnv3cError("is missing; the installation is incomplete", f"schedules/{operator}.py")
-    return module
-
-
-def tunable(operator: str) -> bool:
-    """Whether ``schedules/`` has a table for the operator."""
-    return _module(operator) is not None
 
 
 def legal(op: Op, target: Target) -> Table:
     """Every value of every knob that the kernels can compute ``op`` with."""
-    module = _module(op.operator)
-    return cast(Table, module.legal(op, target)) if module else {}
+    return cast(Table, table_of(op.operator).legal(op, target)) if has_table(op.operator) else {}
 
 
 def default(op: Op, target: Target) -> Schedule:
-    """The schedule without any search; knobs left out follow the path's own rules."""
-    module = _module(op.operator)
-    return cast(Schedule, module.default(op, target)) if module else {}
+    """The value of every knob without any search: what the path's kernels use for an empty schedule.
+
+    The path asks the same rules, and knows of a layer what ``op`` does not say. A table's ``default`` names
+    what that may be and answers for the usual case; so to get the default schedule exactly, give none.
+    """
+    return cast(Schedule, table_of(op.operator).default(op, target)) if has_table(op.operator) else {}
 
 
 def candidates(op: Op, target: Target) -> Table:
     """The values that are worth a trial: a part of ``legal``."""
-    module = _module(op.operator)
-    return cast(Table, module.candidates(op, target)) if module else {}
+    return cast(Table, table_of(op.operator).candidates(op, target)) if has_table(op.operator) else {}
 
 
 def check(schedule: Schedule, op: Op, target: Target, place: str) -> None:
@@ -124,16 +57,3 @@ def size(table: Table) -> int:
 def every(table: Table) -> list[Schedule]:
     """All schedules of the product, the first knob slowest."""
     return [dict(zip(table, chosen, strict=True)) for chosen in itertools.product(*table.values())]
-
-
-def divisors(number: int, most: int) -> tuple[int, ...]:
-    """Divisors of ``number`` up to ``most``, ascending."""
-    return tuple(n for n in range(1, min(number, most) + 1) if number % n == 0)
-
-
-def spread(most: int, count: int = 6) -> tuple[int, ...]:
-    """A few numbers from 1 to ``most``, about evenly spaced in ratio, both ends among them."""
-    if most <= count:
-        return tuple(range(1, most + 1))
-    steps = (round(most ** (i / (count - 1))) for i in range(count))
-    return tuple(sorted(set(steps)))

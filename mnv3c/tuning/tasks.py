@@ -17,8 +17,8 @@ from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.passes import run_passes
 from mnv3c.paths import registry
 from mnv3c.reference import integer
+from mnv3c.schedules import Op, Value
 from mnv3c.tuning.devices.base import Candidate
-from mnv3c.tuning.space import Op, Value
 
 # Choices that are made over the whole network; they are in an operator's shape, not in its schedule.
 NETWORK_KNOBS = ("block", "block_in", "block_out", "project", "next")
@@ -234,6 +234,8 @@ def _convolution(fused: Graph, stage: Stage, path: str, node: Node, conv: q.QCon
         return _single(Op("vector", path, tuple(ends)), stage, node, chosen)
     image: list[tuple[str, Value]] = [("height", y.shape[0]), ("width", y.shape[1]), *ends]
     sums = isinstance(node, q.FusedConv) and node.channel_sum is not None
+    if path != "neon":  # a map that is stored too has its sums made from that
+        sums = sums and not fused.consumers(y.name) and y.name not in fused.outputs
     if conv.pointwise:
         block = str(chosen.get("block", ""))
         image += [("sum", int(sums)), ("block", block)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mnv3c import targets
+from mnv3c import schedules, targets
 from mnv3c.errors import Mnv3cError
 from mnv3c.tuning import report, space, tasks
 from tests.tuning.networks import network
@@ -19,7 +19,7 @@ CASES = (
 def test_every_operator_has_its_table(path, core):
     found = {layer.op.operator for layer in tasks.layers(network(), path, core)}
     assert found == {"convolution", "block", "pointwise", "vector", "gate"}
-    assert all(space.tunable(name) for name in found)
+    assert all(schedules.has_table(name) for name in found)
 
 
 @pytest.mark.parametrize(("path", "core"), CASES)
@@ -42,7 +42,7 @@ def test_candidates_are_legal_and_few_enough_to_list(path, core):
             assert len(values) == len(set(values)) <= 16
 
 
-def op_of(operator: str, path: str = "dotprod") -> space.Op:
+def op_of(operator: str, path: str = "dotprod") -> schedules.Op:
     return next(x.op for x in tasks.layers(network(), path, "cortex-a55") if x.op.operator == operator)
 
 
@@ -69,9 +69,9 @@ def test_illegal_schedules_are_refused_in_one_line(operator, schedule, words):
 
 
 def test_divisors_and_spread():
-    assert space.divisors(12, 6) == (1, 2, 3, 4, 6)
-    assert space.spread(5) == (1, 2, 3, 4, 5)
-    some = space.spread(100, 6)
+    assert schedules.divisors(12, 6) == (1, 2, 3, 4, 6)
+    assert schedules.spread(5) == (1, 2, 3, 4, 5)
+    some = schedules.spread(100, 6)
     assert some[0] == 1 and some[-1] == 100 and list(some) == sorted(set(some))
 
 

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from mnv3c.paths.common.knobs import Knob, by_rule
 from mnv3c.paths.dotprod.layout import TILE
 from mnv3c.paths.dotprod.windows import WindowPlan
-
-# Share of the L1 for window and depthwise result, beside input, weights and result. Higher bands would
-# carry fewer rows, but fill more lines.
-_SHARE = 2
-# The same where memory is worth more than the instructions that carry rows.
-_SMALL_BYTES = 6 * 1024
+from mnv3c.schedules import table_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +42,22 @@ def reach(plan: WindowPlan) -> int:
     return max(plan.span[0], plan.step[0])
 
 
+def window_pitch(plan: WindowPlan, columns_in: int, columns_out: int) -> int:
+    """Tiles of a row of the window, margins included."""
+    return max((columns_out - 1) * plan.step[1] + plan.span[1], columns_in - plan.origin[1])
+
+
+def held_bytes(
+    plan: WindowPlan, columns_in: int, columns_out: int, quads_held: int, middle: bool
+) -> tuple[int, int]:
+    """Bytes of the window (and of the depthwise result, for ``middle``) for a row of the result, and for each
+    row more."""
+    pitch = window_pitch(plan, columns_in, columns_out)
+    result = columns_out if middle else 0
+    row = quads_held * TILE
+    return (reach(plan) * pitch + result) * row, (plan.step[0] * pitch + result) * row
+
+
 def plan_bands(
     plan: WindowPlan,
     columns_in: int,
@@ -58,33 +69,25 @@ def plan_bands(
     small: bool = False,
     l1_bytes: int = 32 * 1024,
 ) -> Bands:
-    """The highest bands whose window (and depthwise result, for ``middle``) stay in L1.
+    """The bands that the knob ``band_rows`` says.
 
     Args:
         result: rows and columns of the result's blocks.
-        most: rows that are wanted at once, if not as many as possible.
+        most: rows that are wanted at once, if not as many as possible: then there is no knob.
         small: little memory rather than few instructions.
         l1_bytes: the core's L1 data cache.
     """
     rows_out, columns_out = result
-    pitch = max((columns_out - 1) * plan.step[1] + plan.span[1], columns_in - plan.origin[1])
-
-    def rows_of(band: int) -> int:
-        return (band - 1) * plan.step[0] + reach(plan)
-
-    def bytes_of(band: int) -> int:
-        held = rows_of(band) * pitch + (band * columns_out if middle else 0)
-        return held * quads_held * TILE
-
-    limit = _SMALL_BYTES if small else l1_bytes // _SHARE
-    highest = max((b for b in range(1, rows_out + 1) if bytes_of(b) <= limit), default=1)
+    rules = table_of("block")
+    held = held_bytes(plan, columns_in, columns_out, quads_held, middle)
+    highest = rules.highest_band(rows_out, *held, rules.window_room(l1_bytes, small))
     if most is not None:
         band = min(highest, most)
     else:
-        bands = -(-rows_out // highest)
-        band = min(knob("band_rows", -(-rows_out // bands)), rows_out)
+        band = min(knob("band_rows", rules.default_band_rows(rows_out, highest)), rows_out)
+    pitch = window_pitch(plan, columns_in, columns_out)
     return Bands(
-        rows=rows_of(band),
+        rows=(band - 1) * plan.step[0] + reach(plan),
         pitch=pitch,
         left=-plan.origin[1],
         right=pitch + plan.origin[1] - columns_in,

@@ -23,7 +23,7 @@ from mnv3c.ir import int_ops as q
 from mnv3c.paths.common.shares import for_shares, slice_bytes
 from mnv3c.paths.common.wide import in_16_bits
 from mnv3c.paths.dotprod.builder import DENSE, Builder, shape_text, template_kernel, unique
-from mnv3c.paths.dotprod.layout import TILE, grid, quads
+from mnv3c.paths.dotprod.layout import TILE, quads, sums_in_tiles
 from mnv3c.paths.dotprod.links import Members, Parts, Place, blocks_for, make_link, window_for
 from mnv3c.paths.dotprod.stages import is_vector, simple_result
 from mnv3c.paths.dotprod.stem import can_stem
@@ -190,12 +190,10 @@ def _add_sums(builder: Builder, node: q.FusedConv, source: str, target: str, par
 
 
 def _sums_in_kernel(builder: Builder, node: q.FusedConv, block: Block) -> bool:
-    """Whether the depthwise kernel can take the channel sums: no foreign pixel in a tile, short rows."""
+    """Whether the depthwise kernel takes the channel sums."""
     if node.channel_sum is None or node.outputs[1] in builder.graph.outputs:
         return False
-    shape = builder.graph.tensor(node.outputs[0]).shape
-    exact = block == (1, 4) or (shape[0] % 2 == 0 and shape[1] % 2 == 0)
-    return exact and grid(shape, block)[1] <= 120  # a row's sums are int16: 2 * 120 * 128 < 2**15
+    return sums_in_tiles(builder.graph.tensor(node.outputs[0]).shape, block)
 
 
 def _title(builder: Builder, m: Members) -> str:

@@ -219,19 +219,20 @@ class Builder:
         producer = self.graph.producer(tensor)
         return (producer or self.graph.consumers(tensor)[0]).name
 
-    def knob(self, node: str, name: str, default: K) -> K:
+    def knob(self, node: str, name: str, default: K, note: bool = True) -> K:
         """The value that the schedule of ``node`` gives a knob, else ``default``; noted in the stage."""
         value = self._schedules.get(node, {}).get(name, default)
-        self._used.setdefault(node, {})[name] = value
+        if note:
+            self._used.setdefault(node, {})[name] = value
         return value  # type: ignore[return-value]
 
     def settle(self, node: str, name: str, value: int | str) -> None:
         """Note the value that a knob really has, where the one asked for cannot be."""
         self._used.setdefault(node, {})[name] = value
 
-    def knobs(self, node: str) -> Knob:
+    def knobs(self, node: str, note: bool = True) -> Knob:
         """``knob`` of one node."""
-        return functools.partial(self.knob, node)
+        return functools.partial(self.knob, node, note=note)
 
     def block(self, node: str, name: str, shape: Shape) -> Block:
         """The block shape that the knob ``name`` of ``node`` says, else the best one for ``shape``."""

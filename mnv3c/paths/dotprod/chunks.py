@@ -6,15 +6,53 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mnv3c.ir.graph import Shape
 from mnv3c.paths.common.shares import MOST, Split, split
+from mnv3c.paths.dotprod.layout import ROW, TILE, grid, quads
+from mnv3c.paths.dotprod.windows import Block
 
-# Bytes of a 32 KiB L1 with 4 ways for a chunk of the input and the lines that a group of output channels
-# writes, and for these with the weights of a group and of the next one.
-_CHUNK_BYTES = 26 * 1024
-_L1_BYTES = 31 * 1024
-_LINE = 64
-# What a further pass over the weights costs, beside the whole stage.
-_PASS = 0.05
+# A multiple of the blocks that any kernel takes at once.
+MULTIPLE = 12
+# Shares that pixels may be divided into; what is left of ``MOST`` divides the output channels.
+PIXEL_SHARES = (1, 2, MOST)
+# Columns of blocks up to which rows are worth a kernel of their own.
+_NARROW = 3
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The units of the input that chunks are made of: blocks, or in narrow maps rows of blocks.
+
+    Attributes:
+        units: their number.
+        unit: blocks of one.
+        block_bytes: of the input.
+        edge: pixels of a row's last block that lie in the image, where the units are rows; else 0.
+    """
+
+    units: int
+    unit: int
+    block_bytes: int
+    edge: int
+
+    @staticmethod
+    def over(shape: Shape, block: Block, matrix: bool) -> Walk:
+        """Over a tensor; the kernels of matrix products (``matrix``) leave out no pixels.
+
+        Narrow maps row by row, so that pixels behind the edge cost nothing; others as one row of blocks.
+        """
+        rows, columns = grid(shape, block)
+        edge = shape[1] % 4 if block == ROW and columns <= _NARROW and not matrix else 0
+        unit = columns if edge > 1 else 1
+        return Walk(rows * columns // unit, unit, quads(shape[2]) * TILE, edge if edge > 1 else 0)
+
+    def row(self, units: int) -> int:
+        """Blocks of a row as the kernel sees it that computes ``units``."""
+        return self.unit if self.edge else units
+
+    def multiple(self, steps: int) -> int:
+        """What chunks should be a multiple of, for a kernel that takes ``MULTIPLE`` blocks in ``steps``."""
+        return 1 if self.edge else MULTIPLE // steps
 
 
 @dataclass(frozen=True)
@@ -83,40 +121,30 @@ class Chunks:
         return "\n".join([*lines, *(last + text for text in rest)])
 
 
-def plan_chunks(
-    units: int, unit_blocks: int, block_bytes: int, multiple: int, groups: int, group_bytes: int
-) -> Chunks:
-    """Few chunks that stay in L1, and fair shares of them.
-
-    Args:
-        unit_blocks: blocks a unit.
-        block_bytes: of the input.
-        multiple: what every chunk's size but the last one's is a multiple of.
-        groups: of output channels.
-        group_bytes: weights of a group.
-    """
-    room = min(_CHUNK_BYTES, _L1_BYTES - 2 * group_bytes)
-    most = max(room // (unit_blocks * (block_bytes + _LINE)), multiple)
-    fitting = {n: m for n in range(1, units + 1) if (m := _even(units, n, multiple)) and max(m) <= most}
-    least = min(fitting)
-    candidates = [
-        _chunks(units, size, rest, groups, shares)
-        for shares in (1, 2, MOST)
-        for n, (size, rest) in fitting.items()
-        if n >= shares
-    ]
-    return min(candidates, key=lambda c: c.longest * (1 + _PASS * (c.passes - least)))
+def divide(units: int, size: int, rest: int, groups: int, pixel_shares: int) -> Chunks:
+    """Chunks of ``size`` units and one of ``rest``, in so many shares, and the groups in the others."""
+    count = (units - rest) // size
+    return Chunks(
+        size, count, rest, split(count + (rest > 0), pixel_shares), split(groups, MOST // pixel_shares)
+    )
 
 
 def chunks_of(units: int, size: int, groups: int) -> Chunks:
     """Chunks of that size, with the fairest shares of them."""
-    rest = units % size
-    candidates = [_chunks(units, size, rest, groups, n) for n in (1, 2, MOST) if n <= -(-units // size)]
-    return min(candidates, key=lambda c: c.longest)
+    count = -(-units // size)
+    choices = [divide(units, size, units % size, groups, n) for n in PIXEL_SHARES if n <= count]
+    return min(choices, key=lambda c: c.longest)
+
+
+def even_chunks(units: int, multiple: int) -> dict[int, tuple[int, int]]:
+    """For each number of chunks their size and the last one's if that differs (else 0).
+
+    As even as ``multiple`` allows, which all sizes but the last are a multiple of.
+    """
+    return {n: even for n in range(1, units + 1) if (even := _even(units, n, multiple)) is not None}
 
 
 def _even(units: int, n: int, multiple: int) -> tuple[int, int] | None:
-    """Size of ``n`` chunks and of the last one if that differs (else 0), as even as ``multiple`` allows."""
     if n == 1:
         return units, 0
     found = []
@@ -125,10 +153,3 @@ def _even(units: int, n: int, multiple: int) -> tuple[int, int] | None:
         if size > 0 and last > 0:
             found.append((size, 0 if last == size else last))
     return min(found, key=max, default=None)
-
-
-def _chunks(units: int, size: int, rest: int, groups: int, pixel_shares: int) -> Chunks:
-    count = (units - rest) // size
-    return Chunks(
-        size, count, rest, split(count + (rest > 0), pixel_shares), split(groups, MOST // pixel_shares)
-    )

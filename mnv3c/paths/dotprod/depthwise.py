@@ -15,11 +15,8 @@ from mnv3c.paths.dotprod.epilogue import Epilogue
 from mnv3c.paths.dotprod.loads import loads_of
 from mnv3c.paths.dotprod.outliers import split
 from mnv3c.paths.dotprod.windows import Block, Lookup, WindowPlan, plan_lookup
+from mnv3c.schedules import table_of
 
-# Vectors that fit in registers beside a few tiles: weights, accumulators of two blocks, constants.
-_REGISTERS = 26
-# So many weights may stay in memory while the others are in registers.
-_ALMOST = 3
 # Behind the weights of a quad that are sums: whether they are.
 _FLAG_BYTES = 4
 
@@ -143,13 +140,15 @@ def depthwise_kernel(
     lookup = plan_lookup(plan, conv.kernel[1])
     if lookup is None:
         return None
-    free = _REGISTERS - 8 - _constants(e)
-    fits = len(plan.vectors) <= free + _ALMOST
-    resident = knob("weights", "registers" if fits else "memory") == "registers"
-    held = min(free, len(plan.vectors)) if resident else 0
+    rules = table_of("block")
+    free, count = rules.free_registers(_constants(e)), len(plan.vectors)
+    own = rules.default_weights(count, free)
+    weights = knob("weights", own)
+    resident = weights == "registers"
+    held = min(free, count) if resident else 0
     columns = -(-width // block_out[1])
     edge_pixels = width % 4 if block_out == (1, 4) else 0
-    blocks = min(knob("blocks", _blocks_at_once(plan, resident, columns)), columns)
+    blocks = min(knob("blocks", rules.default_blocks(weights, columns)), columns)
     steps, tail = divmod(columns, blocks)
     if edge_pixels and tail == 0:
         steps, tail = steps - 1, blocks
@@ -157,8 +156,8 @@ def depthwise_kernel(
         f"{conv.kernel[0]}x{conv.kernel[1]}_s{conv.stride[0]}{conv.stride[1]}_d{conv.dilation[0]}{conv.dilation[1]}"
         f"_p{conv.pad[0]}{conv.pad[1]}_{block_in[0]}x{block_in[1]}_{block_out[0]}x{block_out[1]}"
     )
-    start = knob("start", "table")
-    variant = "_memory" * (fits and not resident) + "_held" * (resident and not fits)
+    start = knob("start", rules.default_start())
+    variant = {"memory": "_memory", "registers": "_held"}[weights] if weights != own else ""
     variant += "_direct" * (start == "registers")
     single, attribute = loads_of(knob)
     variant += single
@@ -198,7 +197,6 @@ def depthwise_kernel(
             weight_bytes=quad_bytes,
         )
 
-    count = len(plan.vectors)
     if parts == 1:
         source = source_of(name, plan, lookup, held)
         return DepthwiseKernel(Kernel(name, source), steps, 0 if held == count else 16 * count, quad_bytes)
@@ -231,13 +229,6 @@ def _constants(e: Epilogue) -> int:
     """Registers that the epilogue keeps through a row."""
     count = 2 + (e.offset != "none") + e.sum + e.clamp_low + e.clamp_high
     return count + (3 if e.kind == "hswish" else 0)
-
-
-def _blocks_at_once(plan: WindowPlan, resident: bool, columns: int) -> int:
-    """Blocks that share loads: bounded by the registers, then balanced over the row."""
-    most = 2 if resident else 4
-    groups = -(-columns // most)
-    return min(columns, -(-columns // groups))
 
 
 def pack_depthwise(conv: QConv) -> np.ndarray:

@@ -34,6 +34,12 @@ def tiled_bytes(shape: Shape, block: Block) -> int:
     return rows * columns * quads(shape[2]) * TILE
 
 
+def sums_in_tiles(shape: Shape, block: Block) -> bool:
+    """Whether a depthwise kernel can take channel sums: no foreign pixel in a tile, short rows."""
+    exact = block == ROW or (shape[0] % 2 == 0 and shape[1] % 2 == 0)
+    return exact and grid(shape, block)[1] <= 120  # a row's sums are int16: 2 * 120 * 128 < 2**15
+
+
 def block_name(block: Block) -> str:
     """A key of ``BLOCKS``."""
     return f"{block[0]}x{block[1]}"

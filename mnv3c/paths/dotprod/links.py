@@ -25,11 +25,8 @@ from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 from mnv3c.paths.dotprod.stages import conv_matrix
 from mnv3c.paths.dotprod.stem import stem_rows
 from mnv3c.paths.dotprod.windows import Block, WindowPlan, compatible, plan_window
+from mnv3c.schedules import table_of
 
-_GROUP = 4
-_MOST_QUADS = 12
-# Of a 32 KiB L1, what an input that is read again and again may take together with a window.
-_L1_BYTES = 28 * 1024
 _FULL = 0xFFFFFFFF
 # From this many output quads on, a pass that makes matrix operands of the input pays.
 _REGROUP_FROM = 8
@@ -224,20 +221,6 @@ class Place:
     wanted: int | None = None
 
 
-def _group(count: int, x_bytes: int, row_bytes: int) -> int:
-    """Channel quads whose window is held at once, as their number decides how often the input is read.
-
-    Args:
-        x_bytes: of the input of the expansion, which each group reads.
-        row_bytes: of a quad's window for one row of the result.
-    """
-    if x_bytes > _L1_BYTES:
-        # It leaves the cache between two groups: few of them.
-        return -(-count // -(-count // _MOST_QUADS))
-    # It stays there if the window leaves room.
-    return _GROUP if x_bytes + 4 * _GROUP * row_bytes <= _L1_BYTES else _GROUP // 2
-
-
 def _source_kernel(
     builder: Builder, node: q.FusedConv, x_quads: int, count: int, columns: int
 ) -> PointwiseKernel:
@@ -266,8 +249,8 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
     group = count
     if m.by_channels:
         x_bytes = rows_in * columns_in * x_quads * TILE if expand is not None else 0
-        group = min(knob("group", _group(count, x_bytes, reach(plan) * columns_in * TILE)), count)
-        group = -(-group // unit) * unit
+        own_group = table_of("block").default_group(count, x_bytes, reach(plan) * columns_in * TILE)
+        group = -(-min(knob("group", own_group), count) // unit) * unit
     size = (rows_out, columns_out)
     bands = plan_bands(
         plan,

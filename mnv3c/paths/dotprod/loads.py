@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mnv3c.paths.common.knobs import Knob
+from mnv3c.schedules import table_of
 
 # The macro of the prologue.
 SINGLE_LOADS = "MNV3C_SINGLE_LOADS"
@@ -14,5 +15,5 @@ def loads_of(knob: Knob) -> tuple[str, str]:
     By LLVM's model of the A55 a pair of 16-byte loads keeps the load unit busy for 6 cycles, two single ones
     for 2. Compilers join them where they can, and only an attribute of the function keeps clang from it.
     """
-    apart = knob("pairs", "joined") == "single"
+    apart = knob("pairs", table_of("pointwise").default_pairs()) == "single"
     return ("_single", f"{SINGLE_LOADS} ") if apart else ("", "")

@@ -9,14 +9,11 @@ import numpy as np
 
 from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
-from mnv3c.paths.common.knobs import Knob, by_rule, tile_name, tile_sizes
+from mnv3c.paths.common.knobs import Knob, by_rule, tile_sizes
 from mnv3c.paths.dotprod.epilogue import Epilogue
 from mnv3c.paths.dotprod.loads import loads_of
 from mnv3c.paths.dotprod.outliers import header_steps, pack_extra, split
-
-# Up to this many input quads the innermost loop is unrolled as a whole.
-_STRAIGHT = 10
-_MANY_STEPS = 1
+from mnv3c.schedules import table_of
 
 
 @dataclass(frozen=True)
@@ -93,25 +90,20 @@ def pointwise_kernel(
         knob: see ``schedules/pointwise.py``.
     """
     del plain
-    quads = next(n for n in (3, 2, 1) if out_quads % n == 0)
-    pixels, channels = tile_sizes(knob("tile", tile_name({3: 8, 2: 12, 1: 16}[quads], 4 * quads)))
+    rules = table_of("pointwise")
+    pixels, channels = tile_sizes(knob("tile", rules.default_tile(out_quads)))
     quads = channels // 4
-    unroll = knob("unroll", _unroll(in_quads))
+    unroll = knob("unroll", rules.default_unroll(in_quads))
     blocks = min(pixels // 4, columns)
-    in_order = knob("loads", "ahead" if in_order else "grouped") == "ahead"
+    loads = knob("loads", rules.default_loads(in_order))
+    in_order = loads == "ahead"
     steps, tail = divmod(columns, blocks)
     if edge_pixels and tail == 0:
         steps, tail = steps - 1, blocks
     verb = "expand" if lanes == "pixel" else "project"
     turns = "once" if in_quads == unroll else ""
-    # Worth its preparation from a few groups a row on.
-    start_blocks = max(blocks if steps else 0, tail) if lanes == "pixel" or steps > _MANY_STEPS else 0
-    if edge_pixels and lanes == "channel":
-        start_blocks = max(blocks if steps else 0, tail)
-    if knob("start", "table" if start_blocks and not in_order else "registers") == "registers" or in_order:
-        start_blocks = 0
-    elif not start_blocks:
-        start_blocks = max(blocks if steps else 0, tail)
+    wanted = knob("start", rules.default_start(lanes, columns // blocks, edge_pixels > 0, loads))
+    start_blocks = max(blocks if steps else 0, tail) if wanted == "table" and not in_order else 0
     start = "start_" if start_blocks else ""
     # Any 4 bytes can be a lane of weights: so they may lie as the matrix products of i8mm want them.
     # With 2 quads by 3 blocks the registers would run out.
@@ -146,13 +138,6 @@ def pointwise_kernel(
     kind = InOrderKernel if in_order else PairedKernel if paired else PointwiseKernel
     quad_bytes = 16 * (in_quads + header + e.extra)
     return kind(Kernel(name, source), quads, unroll, in_quads // unroll, steps, quad_bytes, extra=e.extra)
-
-
-def _unroll(in_quads: int) -> int:
-    """Input quads a turn of the innermost loop: few enough for the code, all of them where they are few."""
-    if in_quads <= _STRAIGHT:
-        return in_quads
-    return next(u for u in (6, 4, 2, 3, 5, 7, 1) if in_quads % u == 0)
 
 
 def pack_pairs(weight: np.ndarray, group: int) -> np.ndarray:

@@ -12,17 +12,14 @@ from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
 from mnv3c.paths.common.shares import Split, for_shares, own, split
 from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel, unique
-from mnv3c.paths.dotprod.chunks import chunks_of, plan_chunks
+from mnv3c.paths.dotprod.chunks import MULTIPLE, Walk, chunks_of
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import ROW, TILE, block_name, grid, quads, tiled_bytes
 from mnv3c.paths.dotprod.loads import loads_of
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel, call
 from mnv3c.paths.dotprod.vector import vector_kernel
+from mnv3c.schedules import table_of
 
-# A multiple of the blocks that any kernel takes at once.
-_MULTIPLE = 12
-# Columns of blocks up to which rows are worth a kernel of their own.
-_NARROW = 3
 # From this many weights on, a vector's product is worth waiting for other workers.
 _VECTOR_FROM = 48 * 1024
 
@@ -128,7 +125,6 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     block = builder.block(node.name, "block", x.shape)
     label = identifier(node.name)
     e = plan_epilogue(node)
-    rows, columns = grid(x.shape, block)
     in_quads, out_quads = quads(x.shape[2]), quads(y.shape[2])
     source = builder.need(x.name, builder.matrix_form(x, block))
     form = builder.result_form(y, block)
@@ -140,24 +136,18 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
         plain += ["residual"] if operand_form == block else []
     reads = [source] if operand in (None, source) else [source, str(operand)]
     target = builder.provide(y.name, form)
-    # Narrow maps row by row, so that pixels behind the edge cost nothing; others as one row of blocks.
-    edge = x.shape[1] % 4 if block == ROW and columns <= _NARROW else 0
-    by_row = edge > 1 and builder.instructions.octets is None
-    unit = columns if by_row else 1
+    walk = Walk.over(x.shape, block, builder.instructions.octets is not None)
+    unit, units = walk.unit, walk.units
 
-    def kernel_for(blocks: int) -> PointwiseKernel:
-        row = columns if by_row else blocks
-        return builder.pointwise(
-            in_quads, out_quads, row, "channel", e, edge if by_row else 0, plain=plain, knob=knob
-        )
+    def kernel_for(units: int, note: bool) -> PointwiseKernel:
+        row, knob = walk.row(units), builder.knobs(node.name, note)
+        return builder.pointwise(in_quads, out_quads, row, "channel", e, walk.edge, plain=plain, knob=knob)
 
-    knob = builder.knobs(node.name)
-    units = rows * columns // unit
-    model = kernel_for(_MULTIPLE)
+    model = kernel_for(MULTIPLE, note=False)
     groups = out_quads // model.quads
-    step = 1 if by_row else _MULTIPLE // model.steps
     group_bytes = model.quads * model.quad_bytes
-    chunks = plan_chunks(units, unit, in_quads * TILE, step, groups, group_bytes)
+    rules = table_of("pointwise")
+    chunks = rules.default_chunks(walk, walk.multiple(model.steps), groups, group_bytes)
     size = min(builder.knob(node.name, "chunk", chunks.size), units)
     if size != chunks.size:
         chunks = chunks_of(units, size, groups)
@@ -166,8 +156,9 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     for count, blocks in ((chunks.count, size), (1, chunks.rest)):
         if not count or not blocks:
             continue
-        row = columns if by_row else blocks
-        kernel = kernel_for(blocks)
+        row = walk.row(blocks)
+        # A shorter last chunk has what its rules say, where nothing is chosen.
+        kernel = kernel_for(blocks, note=blocks == size)
         kernels.append(kernel)
         first = "(ptrdiff_t)chunk" if blocks == size else str(chunks.count)
         first = f"{first} * {size}" if chunks.count > 1 or blocks != size else "0"
@@ -188,7 +179,7 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
             "out_quad": TILE,
             "depth": kernel.depth,
             "groups": "groups" if chunks.groups.parts > 1 else groups,
-            "rows": blocks if by_row else 1,
+            "rows": blocks if walk.edge else 1,
             "steps": kernel.steps,
         }
         if operand is not None:
@@ -400,7 +391,7 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
     zeros[:channels] = node.zero_point.astype(np.int16) << node.shift
     factors = np.zeros(quads(channels) * 4, np.int16)
     factors[:channels] = node.factor
-    unroll = builder.knob(node.name, "unroll", next(u for u in (4, 2, 1) if quads(channels) % u == 0))
+    unroll = builder.knob(node.name, "unroll", table_of("gate").default_unroll(quads(channels)))
     single, loads = loads_of(builder.knobs(node.name))
     clamp = node.low > -128 or node.high < 127
     form = builder.result_form(y, block)

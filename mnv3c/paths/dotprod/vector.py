@@ -13,6 +13,7 @@ from mnv3c.paths.common.knobs import Knob, by_rule
 from mnv3c.paths.dotprod.epilogue import Epilogue, is_wide, layer_record, quad_records
 from mnv3c.paths.dotprod.loads import loads_of
 from mnv3c.paths.dotprod.outliers import header_steps, most_extra_steps, pack_extra, split
+from mnv3c.schedules import table_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ def vector_kernel(node: q.FusedConv, out_dtype: str, knob: Knob = by_rule) -> Ve
     weight = conv.weight.reshape(conv.weight.shape[0], -1)
     out, depth = weight.shape
     out_quads = -(-out // 4)
-    group = knob("quads", next(n for n in (4, 5, 6, 3, 2, 1) if out_quads % n == 0))
+    group = knob("quads", table_of("vector").default_quads(out_quads))
     eighths = -(-depth // 8)
     extra = most_extra_steps(weight)
     padded = np.zeros((out_quads * 4, eighths * 8), np.int8)

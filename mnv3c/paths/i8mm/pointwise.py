@@ -7,14 +7,11 @@ from dataclasses import replace
 
 from mnv3c.codegen.program import Kernel
 from mnv3c.codegen.render import render
-from mnv3c.paths.common.knobs import Knob, by_rule, tile_name, tile_sizes
+from mnv3c.paths.common.knobs import Knob, by_rule, tile_sizes
 from mnv3c.paths.dotprod.epilogue import Epilogue
 from mnv3c.paths.dotprod.outliers import header_steps
 from mnv3c.paths.dotprod.pointwise import PairedKernel
-
-# Up to this many groups of 8 input channels the innermost loop is unrolled as a whole.
-_STRAIGHT = 10
-_UNROLL = (6, 5, 4)
+from mnv3c.schedules import table_of
 
 
 def matrix_kernel(
@@ -37,11 +34,10 @@ def matrix_kernel(
     mixed = octets_out and e.kind == "residual" and "residual" in plain
     # The h-swish and its offsets are then one product and accumulation, which leaves the narrowing alone.
     together = e.kind == "hswish" and e.swish_channel and e.offset == "channel"
-    quads = 2 if octets_out else next(n for n in (3, 2, 1) if out_quads % n == 0)
-    pixels, channels = tile_sizes(knob("tile", tile_name({3: 8, 2: 12, 1: 16}[quads], 4 * quads)))
+    rules = table_of("pointwise")
+    pixels, channels = tile_sizes(knob("tile", rules.default_tile(out_quads, paired=octets_out)))
     quads = channels // 4
-    unroll = octets if octets <= _STRAIGHT else min(_UNROLL, key=lambda u: (octets % u, -u))
-    unroll = knob("unroll", unroll)
+    unroll = knob("unroll", rules.default_unroll_i8mm(octets)) if octets else 0
     depth = octets // unroll if unroll else 1
     rest = octets - depth * unroll
     blocks = min(pixels // 4, columns)

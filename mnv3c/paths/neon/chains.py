@@ -178,10 +178,7 @@ def lower_chain(context: Context, chain: Chain) -> tuple[Stage, ...]:
     last = chain.last
     if chain.sliced:
         expand, middle = chain.steps
-        small = context.options.memory == "small"
-        own = slices_of(expand, middle, small=small)
-        count = context.knob(middle.node.name, "slices", own.cut.parts)
-        slices = slices_of(expand, middle, count, small)
+        slices = slices_of(context, expand, middle)
         return (_stage(context, chain, lower_slices(context, expand, middle, slices), slices.shares),)
     shares = _bands(context, chain)
     pipeline = lower_bands(context, chain.steps, shares, chain.door)

@@ -13,9 +13,6 @@ from mnv3c.paths.neon.epilogue import Epilogue
 from mnv3c.paths.neon.pack import BLOCK, pack_blocks
 from mnv3c.paths.neon.tile import Depth, overread, tile_name
 
-# Weights of a chunk of output channels stay in a 32 KiB first-level cache beside inputs and outputs.
-CHUNK_BYTES = 12 * 1024
-
 
 def pixel_runs(pixels: int) -> dict[int, int]:
     """Cut a number of pixels into tiles of 4, and of 3 where 4 does not divide: size to count.
@@ -50,14 +47,6 @@ class Pointwise:
     def blocks(self) -> int:
         """Whole blocks of 8 output channels."""
         return self.channels // BLOCK
-
-    @property
-    def best_chunk(self) -> int:
-        """Blocks whose weights stay in the first-level cache while many pixels pass; all if they do."""
-        if self.blocks * self.block_bytes <= 2 * CHUNK_BYTES:
-            return self.blocks
-        most = max(1, CHUNK_BYTES // self.block_bytes)
-        return -(-self.blocks // -(-self.blocks // most))  # of equal size
 
     def row(
         self, x: str, x_step: int, y: str, y_step: int, pixels: int, residual: str = "", sums: str = ""

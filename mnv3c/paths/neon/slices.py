@@ -14,18 +14,24 @@ from mnv3c.paths.neon.context import Context
 from mnv3c.paths.neon.depthwise import Depthwise
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.pointwise import Pointwise, pixel_runs
-from mnv3c.paths.neon.shares import CANDIDATES, WORKERS, Shares, efficiency
+from mnv3c.paths.neon.shares import WORKERS, Shares
 from mnv3c.paths.neon.steps import Step, lower_step, sums_bytes
 from mnv3c.paths.neon.sums import SUM_PIXELS, sum_call, sum_kernel
-from mnv3c.paths.neon.windows import SLACK, make_ring
+from mnv3c.paths.neon.windows import SLACK, Geometry, make_ring
+from mnv3c.schedules import table_of
 
-SLICE_BYTES = 20 * 1024  # weights, ring and an input row of a slice, in a first-level cache of 32 KiB
 TOGETHER_BYTES = 36 * 1024  # all slices at once cost fewer calls and, up to here, no more line fills
 
 
-def _bytes(expand: Step, middle: Step, channels: int) -> int:
-    g = middle.geometry
-    return channels * (expand.x.shape[2] + g.rows * g.padded_width) + expand.x.shape[1] * expand.x.shape[2]
+def slice_bytes(inputs: int, width: int, geometry: Geometry) -> tuple[int, int]:
+    """Bytes that a slice reads again and again: of an input row, and of each channel's weights and ring.
+
+    Args:
+        inputs: channels before the expansion.
+        width: of the map before it.
+        geometry: of the ring.
+    """
+    return width * inputs, inputs + geometry.rows * geometry.padded_width
 
 
 @dataclass(frozen=True)
@@ -43,24 +49,14 @@ class Slices:
     together: bool
 
 
-def slices_of(expand: Step, middle: Step, count: int | None = None, small: bool = False) -> Slices:
-    """Slices first small enough for the cache, then even, then few; not so few where memory is to be small.
-
-    Args:
-        count: how many, if that is not to be decided here.
-        small: whether scratch matters more than the instructions of more calls.
-    """
+def slices_of(context: Context, expand: Step, middle: Step) -> Slices:
+    """As many slices as the knob ``slices`` says, in fair shares."""
+    rules, small = table_of("block"), context.options.memory == "small"
     blocks = middle.y.shape[2] // BLOCK
-    options = [Shares(blocks, n) for n in (1, 2, 3, *CANDIDATES, 24, 32) if n <= blocks]
-    if small:
-        options = [s for s in options if s.parts >= 2 * WORKERS] or options
-
-    def order(s: Shares) -> tuple[bool, float, int]:
-        fits = _bytes(expand, middle, max(s.sizes) * BLOCK) <= SLICE_BYTES
-        return fits, round(efficiency(s.sizes) / 0.03), -s.parts
-
-    cut = max(options, key=order) if count is None else Shares(blocks, min(count, blocks))
-    fits = _bytes(expand, middle, middle.y.shape[2]) <= TOGETHER_BYTES
+    row, channel = slice_bytes(expand.x.shape[2], expand.x.shape[1], middle.geometry)
+    own = rules.default_slices(blocks, row, channel * BLOCK, small)
+    cut = Shares(blocks, min(context.knob(middle.node.name, "slices", own), blocks))
+    fits = row + channel * middle.y.shape[2] <= TOGETHER_BYTES
     if cut.parts == 1 or (fits and not small):
         return Slices(cut, Shares(cut.parts, cut.parts), True)
     even = cut.parts % WORKERS == 0 or cut.parts < WORKERS
@@ -93,7 +89,8 @@ def lower_slices(context: Context, expand: Step, middle: Step, slices: Slices) -
         sums = f"{context.pointer(middle.node.outputs[1], const=False)} + 8 * block"
         clear = [f"memset({sums}, 0, {4 * BLOCK} * (uint32_t)blocks);"]
         # A sum is of bytes that are still in the first-level cache.
-        if height * width * channels <= SLICE_BYTES * slices.cut.parts and height * width <= SUM_PIXELS:
+        held = table_of("block").SLICE_BYTES * slices.cut.parts
+        if height * width * channels <= held and height * width <= SUM_PIXELS:
             at = f"{context.pointer(out)} + 8 * block"
             tail = [sum_call(at, channels, sums, height * width, "blocks")]
         else:

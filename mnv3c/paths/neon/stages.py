@@ -22,6 +22,7 @@ from mnv3c.paths.neon.shares import Shares, cut, efficiency
 from mnv3c.paths.neon.steps import Step, lower_step, step_of, sums_bytes
 from mnv3c.paths.neon.sums import sum_code, sum_kernel
 from mnv3c.paths.ref.stages import lower_node as lower_portable
+from mnv3c.schedules import table_of
 
 LEAST_MACS = 64 * 1024  # below, waking other threads costs more than they save
 GATE_BYTES = 12 * 1024  # of a share, so that it stays in the first-level cache
@@ -69,7 +70,8 @@ def _pointwise(context: Context, step: Step) -> Stage:
     residual = context.pointer(step.residual) if step.residual is not None else ""
     runs: dict[int, int | str] = dict(pixel_runs(pixels))
     sums = node.channel_sum is not None
-    chunk = min(context.knob(node.name, "chunk", kernel.best_chunk), kernel.blocks)
+    own_chunk = table_of("pointwise").default_chunk_neon(kernel.blocks, kernel.block_bytes)
+    chunk = min(context.knob(node.name, "chunk", own_chunk), kernel.blocks)
     totals = -(-sums_bytes(pixels) // 64) * 64  # of the pixels, where the weights are lifted
 
     def totals_of(shares: Shares, count: str) -> list[str]:

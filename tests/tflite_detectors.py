@@ -33,8 +33,21 @@ def grid_anchors() -> np.ndarray:
     return np.asarray(rows, np.float32)
 
 
-def detector(dtype: str, options: dict | None = None, *, seed: int = 0, background: bool = True) -> File:
-    """Two maps, each with a 1x1 convolution for boxes and one for scores, as converters write them."""
+def detector(
+    dtype: str,
+    options: dict | None = None,
+    *,
+    seed: int = 0,
+    background: bool = True,
+    scores_by: str = "LOGISTIC",
+    beta: float = 1.0,
+) -> File:
+    """Two maps, each with a 1x1 convolution for boxes and one for scores, as converters write them.
+
+    Args:
+        scores_by: ``LOGISTIC``, ``SOFTMAX``, or ``float SOFTMAX`` behind a ``DEQUANTIZE``.
+        beta: of the softmax.
+    """
     rng = np.random.default_rng(seed)
     f = File()
     real = dtype == "float32"
@@ -94,11 +107,19 @@ def detector(dtype: str, options: dict | None = None, *, seed: int = 0, backgrou
     ]
     boxes, logits = joined(maps[0], 1.5 / 30, 4), joined(maps[1], 2 / 30, columns)
     count = f.tensors[logits].shape[1]
-    scores = f.operator("LOGISTIC", (logits,), value((1, count, columns), 1 / 256, -128))
-    if dtype == "int8":
-        boxes, scores = (
-            f.operator("DEQUANTIZE", (t,), f.tensor(f.tensors[t].shape, "float32")) for t in (boxes, scores)
-        )
+
+    def reals(t):
+        return f.operator("DEQUANTIZE", (t,), f.tensor(f.tensors[t].shape, "float32"))
+
+    if scores_by == "float SOFTMAX":
+        out = f.tensor((1, count, columns), "float32")
+        scores = f.operator("SOFTMAX", (reals(logits),), out, "SoftmaxOptions", beta=beta)
+        boxes = reals(boxes)
+    else:
+        softmax = {"options": "SoftmaxOptions", "beta": beta} if scores_by == "SOFTMAX" else {}
+        scores = f.operator(scores_by, (logits,), value((1, count, columns), 1 / 256, -128), **softmax)
+        if dtype == "int8":
+            boxes, scores = reals(boxes), reals(scores)
     anchors = grid_anchors()
     if dtype == "uint8":
         anchors = np.rint(anchors * 200)

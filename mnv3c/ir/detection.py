@@ -103,8 +103,8 @@ def detection_node(
 
     if not settings.logits:
         for name in scores:
-            quant = graph.tensor(name).quant
-            if quant is None or quant.scale[0] * (127 - quant.zero_point[0]) > 1.02:
+            quant, most = graph.tensor(name).quant, 32767 if graph.tensor(name).dtype == "int16" else 127
+            if quant is None or quant.scale[0] * (most - quant.zero_point[0]) > 1.02:
                 raise Mnv3cError(
                     "holds scores beyond one; a sigmoid is needed before a detection", f"tensor {name}"
                 )

@@ -13,6 +13,7 @@ from mnv3c.frontend.quantized.builder import Builder
 from mnv3c.frontend.quantized.values import Affine, Value, Window
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Shape
+from mnv3c.ir.softmax import softmax_node
 
 _BITS = 11
 
@@ -54,6 +55,33 @@ def resize(
 def argmax(b: Builder, x: Value, name: str) -> Value:
     """Class numbers, stored as uint8; only an output of the graph may read them."""
     return b.emit(q.QArgMax, (x,), (*x.shape[:2], 1), Affine(1.0, 0), name, dtype="uint8")
+
+
+def softmax(
+    b: Builder, x: Value, affine: Affine, name: str, place: str, *, groups: int = 1, dtype: str = "int8"
+) -> Value:
+    """Softmax over the channels, or over ``groups`` runs of them, at the scale of ``affine``.
+
+    Raises:
+        Mnv3cError: too many channels, or a scale finer than 16 bits; names ``place``.
+    """
+
+    def node(own: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> q.QSoftmax:
+        return softmax_node(
+            own,
+            inputs[0],
+            outputs[0],
+            scale=x.affine.scale,
+            classes=x.shape[2] // groups,
+            output_scale=affine.scale,
+            offset=affine.zero_point,
+            groups=groups,
+        )
+
+    try:
+        return b.emit(node, (x,), x.shape, affine, name, dtype=dtype)
+    except Mnv3cError as error:
+        raise Mnv3cError(error.message, place) from None
 
 
 def window_mean(

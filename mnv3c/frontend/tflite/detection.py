@@ -1,9 +1,10 @@
 """The end of a TFLite detector, ``TFLite_Detection_PostProcess``, and what lies between it and the head.
 
 The operator takes all box codes as ``[1, N, 4]``, all scores as ``[1, N, classes]`` and anchors. Converters
-make the first two of the head's maps by ``RESHAPE`` and ``CONCATENATION``, with a ``LOGISTIC`` for the
-scores: nothing that moves a value, since maps are ``[1, H, W, C]`` here as there. So the whole end becomes
-one stage that reads the maps (``QDetect``).
+make the first two of the head's maps by ``RESHAPE`` and ``CONCATENATION``, with a ``LOGISTIC``, or a
+``SOFTMAX`` over the classes of an anchor, for the scores: nothing that moves a value, since maps are
+``[1, H, W, C]`` here as there. So the whole end becomes one stage that reads the maps (``QDetect``), behind a
+softmax over runs of their channels.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import numpy as np
 from flatbuffers import flexbuffers
 
 from mnv3c.errors import Mnv3cError
-from mnv3c.frontend.tflite.operators import constant
+from mnv3c.frontend.tflite.operators import check_beta, constant
 from mnv3c.frontend.tflite.reader import Model, OperatorInfo, TensorInfo
 from mnv3c.ir.detection import Settings, check_anchors
 
 NAME = "CUSTOM TFLite_Detection_PostProcess"
 _RENAMES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
-_STEPS = (*_RENAMES, "CONCATENATION", "LOGISTIC", "QUANTIZE", "DEQUANTIZE")
+_SCORES = ("LOGISTIC", "SOFTMAX")
+_STEPS = (*_RENAMES, "CONCATENATION", *_SCORES, "QUANTIZE", "DEQUANTIZE")
 _MOST_OPTIONS = 1 << 16  # bytes
 _MOST_JOINED = 64
 _MOST_STEPS = 32
@@ -38,11 +40,15 @@ class Map:
     Attributes:
         tensor: what the network computes, ``[1, H, W, C]``.
         steps: (operator, its result) for what may change values: ``CONCATENATION`` and ``QUANTIZE`` where
-            the scale changes, ``LOGISTIC``, ``DEQUANTIZE``.
+            the scale changes, ``LOGISTIC``, ``SOFTMAX``, ``DEQUANTIZE``.
     """
 
     tensor: TensorInfo
     steps: tuple[tuple[str, TensorInfo], ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.steps)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Detection:
         boxes, scores: the head's maps, in the order of the anchors.
         anchors: reals ``[N, 4]``: centre y, centre x, height, width.
         settings: ``logits`` where scores are of a ``LOGISTIC`` in float.
+        classes: scores an anchor.
     """
 
     place: str
@@ -61,6 +68,7 @@ class Detection:
     scores: tuple[Map, ...]
     anchors: np.ndarray
     settings: Settings
+    classes: int
 
 
 def split(model: Model) -> tuple[Model, Detection | None]:
@@ -96,14 +104,7 @@ def split(model: Model) -> tuple[Model, Detection | None]:
               ((boxes, 4), (classes, scores.shape[2]))]  # fmt: skip
     if pixels[0] != pixels[1]:
         raise Mnv3cError(f"joins boxes {pixels[0]} and scores {pixels[1]}", place)
-    if any(name == "LOGISTIC" for m in boxes for name, _ in m.steps):
-        raise Mnv3cError("has a LOGISTIC for boxes", place)
-    logits = {any(name == "LOGISTIC" and t.dtype == "float32" for name, t in m.steps) for m in classes}
-    if len(logits) > 1 or any([n for n, _ in m.steps].count("LOGISTIC") > 1 for m in classes):
-        raise Mnv3cError("needs one LOGISTIC, or none, for all scores", place)
-    if True in logits and any(t.dtype != "float32" for m in classes for t in _behind_logistic(m)):
-        raise Mnv3cError("quantises scores behind a LOGISTIC in float", place)
-    settings = dataclasses.replace(settings, logits=logits.pop())
+    settings = dataclasses.replace(settings, logits=_reads_logits(boxes, classes, scores.shape[2], place))
     places = _reals(anchors, place).reshape(count, 4)
     head = dataclasses.replace(
         model,
@@ -112,12 +113,26 @@ def split(model: Model) -> tuple[Model, Detection | None]:
     )
     if len(set(head.outputs)) != len(head.outputs):
         raise Mnv3cError("reads one map twice", place)
-    return head, Detection(place, boxes, classes, places, settings)
+    return head, Detection(place, boxes, classes, places, settings, scores.shape[2])
 
 
-def _behind_logistic(m: Map) -> list[TensorInfo]:
-    names = [name for name, _ in m.steps]
-    return [t for _, t in m.steps[names.index("LOGISTIC") :]]
+def _reads_logits(boxes: tuple[Map, ...], scores: tuple[Map, ...], classes: int, place: str) -> bool:
+    """Whether the detection itself makes scores of logits, for a ``LOGISTIC`` in float."""
+    for name in _SCORES:
+        if any(name in m.names for m in boxes):
+            raise Mnv3cError(f"has a {name} for boxes", place)
+    found = [[(name, t.dtype == "float32") for name, t in m.steps if name in _SCORES] for m in scores]
+    if any(each != found[0] or len(each) > 1 for each in found):
+        raise Mnv3cError("needs one LOGISTIC or SOFTMAX, or none, for all scores", place)
+    for m in scores:
+        for i, (name, t) in enumerate(m.steps):
+            if name == "SOFTMAX" and t.shape[-1:] != (classes,):
+                wide = t.shape[-1] if t.shape else 1
+                raise Mnv3cError(f"has a SOFTMAX over {wide} values, not the {classes} of an anchor", place)
+            real = name in _SCORES and t.dtype == "float32"
+            if real and any(later.dtype != "float32" for _, later in m.steps[i:]):
+                raise Mnv3cError(f"quantises scores behind a {name} in float", place)
+    return found[0] == [("LOGISTIC", True)]
 
 
 def _anchor_count(codes: TensorInfo, scores: TensorInfo, anchors: TensorInfo, place: str) -> int:
@@ -161,6 +176,8 @@ def _trace(
         tail.add(op.index)
         if op.name == "CONCATENATION":
             break
+        if op.name == "SOFTMAX":
+            check_beta(op, f"{model.path}: {op.place}")
         if op.name not in _RENAMES:
             steps.append((op.name, t))
         t = model.tensors[op.inputs[0]]

@@ -18,9 +18,10 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.quantized.values import identifier
 from mnv3c.frontend.tflite import operators as ops
 from mnv3c.frontend.tflite import spatial
-from mnv3c.frontend.tflite.detection import split
+from mnv3c.frontend.tflite.detection import Detection, split
 from mnv3c.frontend.tflite.reader import Model, TensorInfo, read
 from mnv3c.ir import float_ops as f
+from mnv3c.ir.broadcast import broadcast, shortest
 from mnv3c.ir.count import count_classes
 from mnv3c.ir.detection import with_detection
 from mnv3c.ir.graph import Graph, Node, Tensor
@@ -39,8 +40,9 @@ def load_float(path: Path | str, name: str | None = None) -> Graph:
         Mnv3cError: the file is damaged, quantised, or holds an operator that is not supported.
     """
     model, detection = split(read(path))
-    if detection is not None and not detection.settings.logits:
-        raise Mnv3cError("needs scores of a LOGISTIC in a float model", detection.place)
+    soft = detection is not None and all("SOFTMAX" in m.names for m in detection.scores)
+    if detection is not None and not detection.settings.logits and not soft:
+        raise Mnv3cError("needs scores of a LOGISTIC or a SOFTMAX in a float model", detection.place)
     importer = _Importer(model)
     for t in (model.tensors[i] for i in model.inputs):
         importer.require_float(t)
@@ -55,6 +57,8 @@ def load_float(path: Path | str, name: str | None = None) -> Graph:
         "input_layout": "NHWC",
         "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
     }
+    if detection is not None and soft:
+        importer.soften(detection)
     graph = importer.finish(name or identifier(re.sub(r"[^A-Za-z0-9]+", "_", PurePath(path).stem)), meta)
     return graph if detection is None else with_detection(graph, detection.anchors, detection.settings)
 
@@ -153,18 +157,27 @@ class _Importer:
             return self.emit(kind, (x, self.value(op.y, op.place)), op.output)
         if op.y.data is None:
             raise Mnv3cError("subtracts two tensors; of a constant alone is supported", op.place)
+        shape = ops.shape_of(op.x, self.model.path)
+        constant = self.constant(op.y, op.place).reshape(ops.operand_shape(op.y, self.model.path))
+        constant = shortest(constant.astype(np.float32), shape)
+        channels = shape[2]
+        if broadcast(shape, constant.shape) != shape or constant.shape[:2] != (1, 1):
+            return self.with_map(op, x, -constant if op.kind == "SUB" else constant)
         # A constant one a channel (or one for all) is a 1x1 depthwise convolution.
-        constant = np.ravel(self.constant(op.y, op.place)).astype(np.float32)
-        channels = ops.shape_of(op.x, self.model.path)[2]
-        if constant.size not in (1, channels):
-            raise Mnv3cError(f"has a constant of {constant.size} values for {channels} channels", op.place)
-        constant = np.broadcast_to(constant, (channels,))
+        constant = np.broadcast_to(constant.ravel(), (channels,))
         one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
         weight, bias = (
             (constant, zero) if op.kind == "MUL" else (one, constant if op.kind == "ADD" else -constant)
         )
         taps = np.ascontiguousarray(weight).reshape(channels, 1, 1, 1)
         return self.emit(f.Conv2d, (x,), op.output, weight=taps, bias=np.array(bias), groups=channels)
+
+    def with_map(self, op: ops.Binary, x: str, values: np.ndarray) -> str:
+        """A sum or product with a constant that differs from pixel to pixel."""
+        assert op.y is not None
+        name = self.add(op.y.name, values.shape)
+        self.nodes.append(f.Constant(f"constant_{name}", (), (name,), values))
+        return self.emit(f.Multiply if op.kind == "MUL" else f.Add, (x, name), op.output)
 
     def unary(self, op: ops.Unary) -> str:
         x = self.value(op.x, op.place)
@@ -219,6 +232,13 @@ class _Importer:
 
     def softmax(self, op: ops.Softmax) -> str:
         return self.emit(f.Softmax, (self.value(op.x, op.place),), op.output)
+
+    def soften(self, detection: Detection) -> None:
+        """The maps of scores as what a softmax over each anchor's classes makes of them."""
+        for t in (m.tensor for m in detection.scores):
+            groups = t.shape[-1] // detection.classes
+            x = self.value(t, detection.place)
+            self.values[t.index] = self.emit(f.Softmax, (x,), t, groups=groups)
 
     def finish(self, name: str, meta: dict[str, object]) -> Graph:
         outputs = []

@@ -14,6 +14,7 @@ import numpy as np
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.quantized.values import Window, check_shape
 from mnv3c.frontend.tflite.reader import Model, OperatorInfo, TensorInfo
+from mnv3c.ir.broadcast import broadcast
 from mnv3c.ir.graph import Shape
 
 INF = float("inf")
@@ -91,7 +92,7 @@ class Convolution(Operator):
 
 @dataclass(frozen=True)
 class Binary(Operator):
-    """``x`` and ``y``; ``kind`` is ``ADD``, ``SUB`` or ``MUL``."""
+    """``x`` and ``y``, broadcast; ``kind`` is ``ADD``, ``SUB`` or ``MUL``."""
 
     kind: str = "ADD"
     y: TensorInfo | None = None
@@ -143,6 +144,18 @@ def shape_of(t: TensorInfo, path: str) -> Shape:
         raise Mnv3cError(f"has shape {list(t.shape)}; [1, H, W, C] and [1, C] are supported", where)
     shape = (t.shape[1], t.shape[2], t.shape[3]) if len(t.shape) == 4 else (1, 1, t.shape[-1])
     check_shape(shape, where)
+    return shape
+
+
+def operand_shape(t: TensorInfo, path: str) -> Shape:
+    """``(H, W, C)`` of an operand that may broadcast: a constant has up to four axes."""
+    if t.data is None:
+        return shape_of(t, path)
+    dims = (1,) * (4 - len(t.shape)) + tuple(t.shape)
+    if len(dims) > 4 or dims[0] != 1:
+        raise Mnv3cError(f"has shape {list(t.shape)}; that of one image is supported", f"{path}: {t.place}")
+    shape = (dims[1], dims[2], dims[3])
+    check_shape(shape, f"{path}: {t.place}")
     return shape
 
 
@@ -288,7 +301,10 @@ def _binary(model: Model, op: OperatorInfo, place: str) -> Operator:
     if x.data is not None:
         raise Mnv3cError("has no operand that is not a constant", place)
     low, high = clamp(options_of(op, place), place)
-    expect(model, output, shape_of(x, model.path), place)
+    shape = broadcast(shape_of(x, model.path), operand_shape(y, model.path))
+    if shape is None:
+        raise Mnv3cError(f"has operands of shapes {list(x.shape)} and {list(y.shape)}", place)
+    expect(model, output, shape, place)
     return Binary(place, x, output, low, high, op.name, y)
 
 
@@ -340,7 +356,16 @@ def _convert(model: Model, op: OperatorInfo, place: str) -> Operator:
 def _softmax(model: Model, op: OperatorInfo, place: str) -> Operator:
     x, output = base(model, op)
     expect(model, output, shape_of(x, model.path), place)
+    check_beta(op, place)
     return Softmax(place, x, output)
+
+
+def check_beta(op: OperatorInfo, place: str) -> None:
+    """Raise ``Mnv3cError`` unless a softmax is of its operand as it is, not of multiples of it."""
+    if op.reals is None:
+        raise Mnv3cError("lacks its options", place)
+    if op.reals["Beta"] != 1.0:
+        raise Mnv3cError(f"has a beta of {op.reals['Beta']:g}; 1 is supported", place)
 
 
 _RULES: dict[str, Callable[[Model, OperatorInfo, str], Operator]] = {

@@ -22,6 +22,7 @@ from mnv3c.frontend.tflite import arithmetic, spatial
 from mnv3c.frontend.tflite import operators as ops
 from mnv3c.frontend.tflite.detection import Detection, Map, split
 from mnv3c.frontend.tflite.reader import Model, TensorInfo
+from mnv3c.ir.broadcast import shortest
 from mnv3c.ir.detection import attach, with_detection
 from mnv3c.ir.graph import Graph
 from mnv3c.ir.verify import InvalidGraph, verify
@@ -116,25 +117,35 @@ class _Importer:
     def finish_detector(self, detection: Detection) -> Graph:
         """The head's maps as the detection reads them, and the detection behind them."""
         for each in (*detection.boxes, *detection.scores):
-            self.builder.output(self.on_its_way(each, detection.place), "int8", f"{each.tensor.name}_map")
+            x = self.on_its_way(each, detection)
+            self.builder.output(x, "int8", f"{each.tensor.name}_map")
         try:
             return verify(attach(with_detection(self.graph(), detection.anchors, detection.settings)))
         except InvalidGraph as error:
             raise Mnv3cError(str(error), detection.place) from None
 
-    def on_its_way(self, each: Map, place: str) -> Value:
+    def on_its_way(self, each: Map, detection: Detection) -> Value:
         """A map with every rounding that the model does between its head and the detection."""
-        x = self.value(each.tensor, place, floats=True)
+        x = self.value(each.tensor, detection.place, floats=True)
         for name, t in each.steps:
-            if t.dtype == "float32":
-                continue
-            out = self.affine(t)
-            if name == "LOGISTIC":
+            if name == "SOFTMAX":
+                x = self.soften(x, t, detection)
+            elif name == "LOGISTIC" and t.dtype != "float32":
+                out = self.affine(t)
                 x = self.builder.table(x, arithmetic.logistic(x.affine, out), out, t.name)
-            elif x.affine != out:
+            elif t.dtype != "float32" and x.affine != self.affine(t):
+                out = self.affine(t)
                 rescale = arithmetic.join if name == "CONCATENATION" else arithmetic.requantize
                 x = self.builder.table(x, rescale(x.affine, out), out, t.name)
         return x
+
+    def soften(self, x: Value, t: TensorInfo, detection: Detection) -> Value:
+        """A softmax over each anchor's classes; one in float gives 16 bits, which the detection reads."""
+        real = t.dtype == "float32"
+        affine, dtype = (Affine(2.0**-15, 0), "int16") if real else (self.affine(t), "int8")
+        groups = x.shape[2] // detection.classes
+        name, place = f"{x.name}_softmax", detection.place
+        return moves.softmax(self.builder, x, affine, name, place, groups=groups, dtype=dtype)
 
     def graph(self) -> Graph:
         """All of it, verified."""
@@ -152,8 +163,6 @@ class _Importer:
         written = op.output.index in self.values or op.output.index in self.float_inputs
         if written or op.output.data is not None:
             raise Mnv3cError(f"writes {op.output.name}, which is already there", op.place)
-        if op.x.index in self.after_softmax and not isinstance(op, ops.Convert | ops.Alias):
-            raise Mnv3cError("follows a softmax; a softmax is supported at the end alone", op.place)
         if isinstance(op, ops.Convert):
             return
         for t in (op.x, getattr(op, "y", None), *getattr(op, "parts", ())):
@@ -188,14 +197,11 @@ class _Importer:
             )
         raise Mnv3cError(f"reads {t.name} before it is computed", place)
 
-    def scalar(self, t: TensorInfo, place: str) -> int:
-        """A constant's one value, as int8."""
+    def constant(self, t: TensorInfo) -> np.ndarray:
+        """A constant operand's values as int8 ``(H, W, C)``."""
         assert t.data is not None
-        if t.data.size < 1 or (t.data != t.data.flat[0]).any():
-            raise Mnv3cError(
-                f"has a constant {t.name} of {t.data.size} different values; one is supported", place
-            )
-        return int(t.data.flat[0]) - (128 if t.dtype == "uint8" else 0)
+        values = t.data.astype(np.int16) - (128 if t.dtype == "uint8" else 0)
+        return values.astype(np.int8).reshape(ops.operand_shape(t, self.model.path))
 
     # ---- operators ----
 
@@ -249,35 +255,43 @@ class _Importer:
         assert op.y is not None
         x = self.value(op.x, op.place)
         out = self.affine(op.output)
-        name = op.output.name
-        if op.y.data is not None:
-            constant, y_affine = self.scalar(op.y, op.place), self.affine(op.y)
-            limits = out.clamp(op.low, op.high)
-            if op.kind == "MUL":
-                table = arithmetic.multiply_constant(x.affine, y_affine, constant, out, limits)
-            else:
-                sign = -1 if op.kind == "SUB" else 1
-                table = arithmetic.add_constant(x.affine, y_affine, constant, sign, out, limits)
-            result = self.builder.table(x, table, out, name)
+        fixed = op.y.data is not None
+        if fixed:
+            y_affine, constant = self.affine(op.y), shortest(self.constant(op.y), x.shape)
+            if constant.size == 1:
+                self.values[op.output.index] = self.with_number(op, x, y_affine, int(constant.flat[0]))
+                return
+            y = self.builder.constant(constant, y_affine, op.y.name)
         else:
             y = self.value(op.y, op.place)
-            if op.kind == "ADD":
-                result = self.builder.add(
-                    x,
-                    y,
-                    affine=out,
-                    low=op.low,
-                    high=op.high,
-                    place=op.place,
-                    name=name,
-                    # XNNPACK adds with 20 bits, the built-in kernels with all 31.
-                    bits=22 if self.builder.round_twice else 20,
-                )
-            elif op.kind == "MUL":
-                result = self.product(op, x, y, out)
-            else:
-                raise Mnv3cError("subtracts two tensors; of a constant alone is supported", op.place)
-        self.values[op.output.index] = result
+        if op.kind == "MUL":
+            self.values[op.output.index] = self.product(op, x, y, out)
+            return
+        if op.kind == "SUB" and not fixed:
+            raise Mnv3cError("subtracts two tensors; of a constant alone is supported", op.place)
+        self.values[op.output.index] = self.builder.add(
+            x,
+            y,
+            affine=out,
+            low=op.low,
+            high=op.high,
+            place=op.place,
+            name=op.output.name,
+            # XNNPACK adds with 20 bits, the built-in kernels with all 31.
+            bits=22 if self.builder.round_twice else 20,
+            signs=(1, -1 if op.kind == "SUB" else 1),
+        )
+
+    def with_number(self, op: ops.Binary, x: Value, affine: Affine, number: int) -> Value:
+        """A sum or product with one constant: a table."""
+        out = self.affine(op.output)
+        limits = out.clamp(op.low, op.high)
+        if op.kind == "MUL":
+            table = arithmetic.multiply_constant(x.affine, affine, number, out, limits)
+        else:
+            sign = -1 if op.kind == "SUB" else 1
+            table = arithmetic.add_constant(x.affine, affine, number, sign, out, limits)
+        return self.builder.table(x, table, out, op.output.name)
 
     def product(self, op: ops.Binary, x: Value, y: Value, out: Affine) -> Value:
         """An SE gate, or a product of two functions of the same tensor (a decomposed h-swish)."""
@@ -410,7 +424,22 @@ class _Importer:
                 x, arithmetic.requantize(x.affine, out), out, op.output.name
             )
 
+    def ends(self, index: int) -> bool:
+        """Whether a tensor leads to outputs alone, by operators that compute nothing."""
+        names = ("RESHAPE", "SQUEEZE", "QUANTIZE", "DEQUANTIZE")
+        found = {index}
+        for op in self.model.operators:
+            if found.intersection(op.inputs):
+                if op.name not in names:
+                    return False
+                found.update(op.outputs)
+        return True
+
     def softmax(self, op: ops.Softmax) -> None:
+        if not self.ends(op.output.index):
+            x, out = self.value(op.x, op.place), self.affine(op.output)
+            self.values[op.output.index] = moves.softmax(self.builder, x, out, op.output.name, op.place)
+            return
         x = self.value(op.x, op.place, floats=True)
         self.values[op.output.index] = x
         self.after_softmax.add(op.output.index)

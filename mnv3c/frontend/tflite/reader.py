@@ -12,13 +12,15 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tflite
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.quantized.values import LARGEST_SCALE, SMALLEST_SCALE
+
+N = TypeVar("N", int, float)
 
 IDENTIFIER = b"TFL3"
 _MAX_FILE = 1 << 31
@@ -68,6 +70,7 @@ class OperatorInfo:
         options: field name to value, for the operators that ``_OPTIONS`` lists; ``None`` if the file
             has no options of the right kind for it.
         custom: the bytes that a custom operator keeps its options in.
+        reals: as ``options``, for those of ``_REALS``.
     """
 
     index: int
@@ -77,6 +80,7 @@ class OperatorInfo:
     outputs: tuple[int, ...]
     options: Mapping[str, int] | None
     custom: bytes = b""
+    reals: Mapping[str, float] | None = None
 
     @property
     def place(self) -> str:
@@ -140,6 +144,9 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("Padding", "StrideH", "StrideW", "FusedActivationFunction"),
     ),
 }
+
+# Likewise, for fields that are no integers.
+_REALS: dict[str, tuple[str, tuple[str, ...]]] = {"SOFTMAX": ("SoftmaxOptions", ("Beta",))}
 
 
 def read(path: Path | str) -> Model:
@@ -308,18 +315,19 @@ def _operator(index: int, o: Any, codes: list[tuple[str, int]], tensors: int) ->
         version=version,
         inputs=_indices(o.InputsAsNumpy(), tensors, f"inputs of operator {index} ({name})", least=-1),
         outputs=_indices(o.OutputsAsNumpy(), tensors, f"outputs of operator {index} ({name})"),
-        options=_options(name, o),
+        options=_options(_OPTIONS.get(name), o, int),
         custom=_array(o.CustomOptionsAsNumpy()).astype(np.uint8).tobytes(),
+        reals=_options(_REALS.get(name), o, float),
     )
 
 
-def _options(name: str, o: Any) -> Mapping[str, int] | None:
-    if name not in _OPTIONS:
+def _options(known: tuple[str, tuple[str, ...]] | None, o: Any, as_number: type[N]) -> Mapping[str, N] | None:
+    if known is None:
         return None
-    kind, fields = _OPTIONS[name]
+    kind, fields = known
     if o.BuiltinOptionsType() != getattr(tflite.BuiltinOptions, kind) or o.BuiltinOptions() is None:
         return None
     table = o.BuiltinOptions()
     options = getattr(tflite, kind)()
     options.Init(table.Bytes, table.Pos)
-    return {field: int(getattr(options, field)()) for field in fields}
+    return {field: as_number(getattr(options, field)()) for field in fields}

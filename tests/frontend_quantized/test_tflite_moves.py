@@ -122,6 +122,15 @@ def _transposed(padding: int, activation: int) -> Callable[[Net], None]:
     return build
 
 
+def _softmax(net: Net, beta: float = 1.0) -> None:
+    """A softmax over the channels, then zeros around it."""
+    quantization = () if net.dtype == "float32" else (1 / 256, net.shift - 128)
+    soft, padded = (net.file.tensor((1, n, n + 1, 4), net.dtype, *quantization) for n in (6, 8))
+    net.file.operator("SOFTMAX", (net.x,), soft, "SoftmaxOptions", beta=beta)
+    amounts = net.file.tensor((4, 2), "int32", data=[[0, 0], [1, 1], [1, 1], [0, 0]])
+    net.finish(net.file.operator("PAD", (soft, amounts), padded, "PadOptions"))
+
+
 CASES: dict[str, tuple[Callable[[Net], None], type, type]] = {
     "slice": (_slice, f.Slice, q.QSlice),
     "strided slice": (_strided_slice, f.Slice, q.QSlice),
@@ -131,6 +140,7 @@ CASES: dict[str, tuple[Callable[[Net], None], type, type]] = {
     "pad with a value": (_padv2, f.Spread, q.QSpread),
     "transposed, same": (_transposed(SAME, NONE), f.TransposedConv2d, q.QSpread),
     "transposed, valid": (_transposed(VALID, RELU), f.TransposedConv2d, q.QSpread),
+    "softmax": (_softmax, f.Softmax, q.QSoftmax),
 }
 
 
@@ -188,6 +198,7 @@ def _elu(net: Net) -> None:
         (_steps, "operator 1 (STRIDED_SLICE): steps of [1, 2, 1, 1]"),
         (_outside, "operator 1 (SLICE): takes [0, 4, 0, 0] to [1, 7, 7, 4]"),
         (lambda net: _padv2(net, 1.0), "operator 1 (PADV2): pads with something else than zero"),
+        (lambda net: _softmax(net, 0.5), "operator 1 (SOFTMAX): has a beta of 0.5; 1 is supported"),
         (_elu, "operator 1 (ELU): is not supported; supported are ADD, "),
     ],
 )

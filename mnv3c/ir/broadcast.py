@@ -5,6 +5,10 @@ Sums and products read such an operand again and again; the arithmetic is that o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from mnv3c.ir.graph import Graph, Node, Shape
 
 
@@ -14,6 +18,19 @@ def broadcast(a: Shape, b: Shape) -> Shape | None:
         return None
     height, width, channels = (max(m, n) for m, n in zip(a, b, strict=True))
     return height, width, channels
+
+
+def shortest(values: np.ndarray, other: Sequence[int]) -> np.ndarray:
+    """A constant with length one along axes on which it is the same everywhere, and broadcasts to ``other``.
+
+    Args:
+        other: the other operand's shape, of as many axes.
+    """
+    for axis in range(values.ndim):
+        first = values.take([0], axis)
+        if other[axis] == values.shape[axis] and bool((values == first).all()):
+            values = first
+    return values
 
 
 def repeats(graph: Graph, node: Node) -> bool:

@@ -17,6 +17,7 @@ from mnv3c.frontend.quantized.requantization import constant_channels, requantiz
 from mnv3c.frontend.quantized.values import MAX_ELEMENTS, Affine, Value, Window, quant_of
 from mnv3c.frontend.quantized.weights import fits_int8, to_int8
 from mnv3c.ir import int_ops as q
+from mnv3c.ir.broadcast import broadcast
 from mnv3c.ir.graph import Graph, Shape
 
 
@@ -104,6 +105,14 @@ class Builder(Collector):
         )
         return Value(out, out, shape, affine)
 
+    def constant(self, values: np.ndarray, affine: Affine, name: str) -> Value:
+        """A tensor of the model, int8 ``(H, W, C)``."""
+        height, width, channels = values.shape
+        shape = (height, width, channels)
+        out = self._tensor(self._free(name), shape, "int8", quant_of(affine))
+        self._nodes.append(q.QConstant(f"constant_{out}", (), (out,), values))
+        return Value(out, out, shape, affine)
+
     def add(
         self,
         a: Value,
@@ -115,23 +124,29 @@ class Builder(Collector):
         place: str,
         name: str,
         bits: int = 20,
+        signs: tuple[int, int] = (1, 1),
     ) -> Value:
-        """Sum of two tensors of one shape; the larger multiplier is in ``[2**bits, 2 * 2**bits)``."""
-        if a.shape != b.shape:
+        """Sum of two tensors, broadcast; the larger multiplier is in ``[2**bits, 2 * 2**bits)``.
+
+        Args:
+            signs: -1 for an operand that is subtracted.
+        """
+        shape = broadcast(a.shape, b.shape)
+        if shape is None:
             raise Mnv3cError(f"cannot add shapes {a.shape} and {b.shape}", place)
         # In float32, as runtimes compute it: the last bit of a multiplier moves a few results.
         ratios = [float(np.float32(v.affine.scale) / np.float32(affine.scale)) for v in (a, b)]
         if not math.isfinite(max(ratios)):
             raise Mnv3cError("the ratio of its scales is out of range", place)
         for shift in range(min(bits + 1 - math.frexp(max(ratios))[1], 30), 0, -1):
-            multipliers = [round(math.ldexp(r, shift)) for r in ratios]
+            multipliers = [s * round(math.ldexp(r, shift)) for r, s in zip(ratios, signs, strict=True)]
             bias = -sum(m * v.affine.zero_point for m, v in zip(multipliers, (a, b), strict=True))
-            if 128 * sum(multipliers) + abs(bias) + (1 << shift) < 1 << 31:
+            if 128 * sum(map(abs, multipliers)) + abs(bias) + (1 << shift) < 1 << 31:
                 break
         else:
             raise Mnv3cError("the ratio of its scales is out of range", place)
         limits = affine.clamp(low, high)
-        out = self._tensor(self._free(name), a.shape, "int8", quant_of(affine))
+        out = self._tensor(self._free(name), shape, "int8", quant_of(affine))
         self._nodes.append(
             q.QAdd32(
                 f"add_{out}",
@@ -145,21 +160,24 @@ class Builder(Collector):
                 high=limits[1],
             )
         )
-        return Value(out, out, a.shape, affine)
+        return Value(out, out, shape, affine)
 
     def multiply(
         self, x: Value, y: Value, *, affine: Affine, low: float, high: float, place: str, name: str
     ) -> Value:
-        """Product of ``x`` and ``y``, which is of the same shape or one value a channel (the SE gate)."""
-        if y.shape not in (x.shape, (1, 1, x.shape[2])):
+        """Product of two tensors, broadcast; the smaller is the second operand, as an SE gate is."""
+        shape = broadcast(x.shape, y.shape)
+        if shape is None:
             raise Mnv3cError(f"cannot multiply shapes {x.shape} and {y.shape}", place)
+        if math.prod(x.shape) < math.prod(y.shape):
+            x, y = y, x
         requant = self._requant(
             np.array([x.affine.scale * y.affine.scale / affine.scale]), affine, low, high, place
         )
         if requant.shift > 14:
             raise Mnv3cError("the ratio of its scales is out of range", place)
         stored = self.stored(x), self.stored(y)
-        out = self._tensor(self._free(name), x.shape, "int8", quant_of(affine))
+        out = self._tensor(self._free(name), shape, "int8", quant_of(affine))
         self._nodes.append(
             q.QMultiply(
                 f"multiply_{out}",
@@ -174,7 +192,7 @@ class Builder(Collector):
                 right=0 if requant.right is None else int(requant.right[0]),
             )
         )
-        return Value(out, out, x.shape, affine)
+        return Value(out, out, shape, affine)
 
     def mean(
         self,

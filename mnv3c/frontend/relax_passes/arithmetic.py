@@ -25,6 +25,7 @@ from mnv3c.frontend.relax_passes.straight_line import (
     operator,
     shape_of,
 )
+from mnv3c.ir.broadcast import shortest
 
 
 def _binary(context: Context, call: Any, old: list[View | None]) -> tuple[Any, View]:
@@ -69,12 +70,7 @@ def _operand(context: Context, values: np.ndarray, view: View, new: Any) -> tupl
         raise Mnv3cError(
             f"{list(view.shape)} with a constant {list(values.shape)} is not supported", place(context)
         )
-    full = full.transpose(np.argsort(view.order))
-    for axis in (1, 2, 3):
-        first = full.take([0], axis)
-        if dims[axis] == full.shape[axis] and bool((full == first).all()):
-            full = first
-    return full, View(shape, view.order)
+    return shortest(full.transpose(np.argsort(view.order)), dims), View(shape, view.order)
 
 
 def _two_tensors(context: Context, call: Any, a: View, b: View) -> tuple[Any, View]:

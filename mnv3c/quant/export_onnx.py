@@ -339,6 +339,25 @@ def _mean(w: _Writer, node: q.QMean) -> None:
     _finish(w, node, w.op("Round", [mean]), node.zero_point, node.low, node.high)
 
 
+def _softmax(w: _Writer, node: q.QSoftmax) -> None:
+    height, width, channels = w.graph.tensor(node.inputs[0]).shape
+    runs = w.constant([1, node.groups, channels // node.groups, height * width], np.int64)
+    axis = w.constant([2], np.int64)
+    x = w.op("Reshape", [w.op("Cast", [node.inputs[0]], to=TensorProto.INT32), runs])
+    below = w.op("Sub", [w.op("ReduceMax", [x, axis], keepdims=1), x])
+    table, scaled = (
+        w.op("Gather", [w.constant(values, np.float64), below]) for values in (node.table, node.scaled)
+    )
+    total = w.op("ReduceSum", [table, axis], keepdims=1)
+    half = w.op("Floor", [w.op("Mul", [total, w.channels(0.5)])])
+    # Below 2**32, so that the quotient of two whole numbers in float64 is never rounded to the next.
+    y = w.op("Floor", [w.op("Div", [w.op("Add", [scaled, half]), total])])
+    limits = np.iinfo(w.graph.tensor(node.output).dtype)
+    y = w.clip(w.op("Add", [y, w.channels(node.offset)]), limits.min, limits.max)
+    whole = w.constant([1, channels, height, width], np.int64)
+    w.store(w.op("Cast", [w.op("Reshape", [y, whole])], to=TensorProto.FLOAT), node)
+
+
 def _max_pool(w: _Writer, node: q.QMaxPool) -> None:
     y = w.op(
         "MaxPool",
@@ -383,6 +402,7 @@ _RULES: dict[type[Node], Callable[[_Writer, Any], None]] = {
     q.Requantize: _requantize,
     q.QMean: _mean,
     q.QMaxPool: _max_pool,
+    q.QSoftmax: _softmax,
     q.Quantize: _quantize,
     q.FlipSign: _flip_sign,
     q.Dequantize: _dequantize,

@@ -18,6 +18,7 @@ from mnv3c.verification.inputs import real
 from tests.codegen.networks import classifier, doors
 from tests.graphs import Builder
 from tests.quant.networks import block_network, inputs
+from tests.spatial.test_softmax import softmaxes
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -66,6 +67,11 @@ def test_what_the_quantiser_makes(input_dtype: str) -> None:
         graph = block_network(seed)
         quantized = quantize(graph, inputs(graph, 3, seed), input_dtype=input_dtype)
         assert compare(quantized, seed) > 5
+
+
+def test_softmax() -> None:
+    for seed in range(3):
+        assert compare(softmaxes(), seed) > 50
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

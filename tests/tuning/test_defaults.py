@@ -129,6 +129,20 @@ def test_rules_of_windows():
     assert rules.default_slices(64, 1000, 1500, small=False) == 8  # 8 blocks: 13000 bytes, of 20 kB
 
 
+def test_rules_of_the_network():
+    rules = table_of("network")
+    shapes = ((7, 7), (14, 14), (28, 28), (56, 56), (56, 58), (1, 4))
+    assert [rules.default_block(*s) for s in shapes] == ["1x4", "2x2", "2x2", "1x4", "2x2", "1x4"]
+    for rule in (rules.default_project, rules.default_next):
+        assert [rule(n, False) for n in (65535, 65536)] == ["apart", "inside"]
+        assert rule(1, True) == "inside"
+    assert rules.default_project_neon(0.7, "fast") == "apart"
+    assert rules.default_project_neon(0.7, "small") == "inside"
+    assert rules.default_next_neon(200000, 50000, 0.8, "fast") == "inside"
+    assert rules.default_next_neon(200000, 50001, 0.8, "fast") == "apart"
+    assert rules.default_next_neon(200000, 50000, 0.7, "fast") == "apart"
+
+
 def test_rules_of_vectors_and_gates():
     assert [table_of("vector").default_quads(n) for n in (8, 5, 18, 9, 7)] == [4, 5, 6, 3, 1]
     assert [table_of("gate").default_unroll(n) for n in (8, 6, 7)] == [4, 2, 1]

@@ -28,9 +28,7 @@ from mnv3c.paths.dotprod.links import Members, Parts, Place, blocks_for, make_li
 from mnv3c.paths.dotprod.stages import is_vector, simple_result
 from mnv3c.paths.dotprod.stem import can_stem
 from mnv3c.paths.dotprod.windows import Block, plan_lookup
-
-# A depthwise result of at least so many bytes is projected band by band.
-_FUSE_FROM = 64 * 1024
+from mnv3c.schedules import table_of
 
 
 def as_fused(node: object) -> q.FusedConv | None:
@@ -83,8 +81,7 @@ def projection_of(builder: Builder, node: q.FusedConv, inner: str | None = None)
         return None
     if reader.residual is not None and reader.inputs[1] != inner and not builder.known(reader.inputs[1]):
         return None
-    worth = builder.small or y.bytes >= _FUSE_FROM
-    wanted = builder.knob(node.name, "project", "inside" if worth else "apart")
+    wanted = builder.knob(node.name, "project", table_of("network").default_project(y.bytes, builder.small))
     return reader if wanted == "inside" else None
 
 
@@ -100,7 +97,7 @@ def stem_waits(builder: Builder, node: q.FusedConv) -> bool:
     project = projection_of(builder, first, inner=y)
     if any(r is None or r.name not in (first.name, project.name if project else "") for r in readers):
         return False
-    return builder.knob(node.name, "next", "inside") == "inside"
+    return builder.knob(node.name, "next", table_of("network").default_next_of_stem()) == "inside"
 
 
 def link_waits(builder: Builder, m: Members) -> bool:
@@ -116,8 +113,8 @@ def link_waits(builder: Builder, m: Members) -> bool:
         return False
     if blocks_for(builder, reader)[0] != blocks_for(builder, m.depthwise, m.stem is not None)[1]:
         return False
-    worth = builder.small or y.bytes >= _FUSE_FROM
-    return builder.knob(m.depthwise.name, "next", "inside" if worth else "apart") == "inside"
+    own = table_of("network").default_next(y.bytes, builder.small)
+    return builder.knob(m.depthwise.name, "next", own) == "inside"
 
 
 def lower_depthwise(builder: Builder, m: Members) -> None:

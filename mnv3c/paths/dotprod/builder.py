@@ -16,10 +16,11 @@ from mnv3c.paths.common.knobs import K, Knob
 from mnv3c.paths.common.notes import portable_notes
 from mnv3c.paths.common.regions import external, region_names
 from mnv3c.paths.common.shares import MOST
-from mnv3c.paths.dotprod.layout import BLOCKS, TILE, best_block, block_name, quads, tiled_bytes
+from mnv3c.paths.dotprod.layout import BLOCKS, TILE, quads, tiled_bytes
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 from mnv3c.paths.dotprod.windows import Block
 from mnv3c.paths.ref.stages import lower_node
+from mnv3c.schedules import table_of
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ class Builder:
 
     def block(self, node: str, name: str, shape: Shape) -> Block:
         """The block shape that the knob ``name`` of ``node`` says, else the best one for ``shape``."""
-        return BLOCKS[self.knob(node, name, block_name(best_block(shape)))]
+        return BLOCKS[self.knob(node, name, table_of("network").default_block(*shape[:2]))]
 
     def add(self, stage: Stage) -> None:
         used = {n: dict(self._used[n]) for n in stage.nodes if n in self._used}

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 
 from mnv3c.ir.graph import Shape
 from mnv3c.paths.dotprod.windows import Block
+from mnv3c.schedules import table_of
 
 SQUARE: Block = (2, 2)
 ROW: Block = (1, 4)
 TILE = 16
 BLOCKS: Mapping[str, Block] = {"2x2": SQUARE, "1x4": ROW}
-# From this width on, rows are preferred where neither shape wastes a pixel: row buffers are half as high.
-_WIDE = 56
 
 
 def grid(shape: Shape, block: Block) -> tuple[int, int]:
@@ -46,10 +45,5 @@ def block_name(block: Block) -> str:
 
 
 def best_block(shape: Shape) -> Block:
-    """The block shape that wastes the fewest pixels."""
-    height, width = shape[:2]
-    if height % 2 or width % 2:
-        return ROW
-    if width % 4:
-        return SQUARE
-    return ROW if width >= _WIDE else SQUARE
+    """The block shape of a tensor by the rule of ``schedules/network.py``."""
+    return BLOCKS[table_of("network").default_block(*shape[:2])]

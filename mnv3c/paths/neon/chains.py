@@ -20,28 +20,7 @@ from mnv3c.paths.neon.shares import Shares
 from mnv3c.paths.neon.slices import lower_slices, slices_of
 from mnv3c.paths.neon.steps import Step, step_of
 from mnv3c.paths.neon.sums import sum_code, sum_kernel
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What ``--memory`` changes.
-
-    Attributes:
-        bands: into how many bands of rows a stage is cut; each has scratch of its own.
-        efficiency: of threads, below which a projection is a stage of its own: bands of few rows compute
-            too many rows twice.
-        merge: bytes of a tensor between two blocks from which on they run as one pipeline.
-    """
-
-    bands: int
-    efficiency: float
-    merge: int
-
-
-LIMITS = {
-    "fast": Limits(bands=4, efficiency=0.85, merge=128 * 1024),
-    "small": Limits(bands=2, efficiency=0.6, merge=48 * 1024),
-}
+from mnv3c.schedules import table_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +64,6 @@ def find_chains(context: Context) -> dict[str, Chain]:
 
 def _block(context: Context, middle: Step, taken: set[str]) -> Chain:
     """What runs together with a convolution over windows, as far as nobody else reads what is between."""
-    limits = LIMITS[context.options.memory]
     if middle.kind != "depthwise":
         door = context.graph.producer(middle.node.inputs[0])
         sole = len(context.graph.consumers(middle.node.inputs[0])) == 1
@@ -106,12 +84,12 @@ def _block(context: Context, middle: Step, taken: set[str]) -> Chain:
     banded = tuple(s for s in (before, middle, after) if s is not None)
     if before is None or not sliceable:
         return Chain(banded, sliced=False)
-    inside = after is not None and _band_efficiency(banded, limits.bands) >= limits.efficiency
     if after is not None:
-        wanted = context.knob(middle.node.name, "project", "inside" if inside else "apart")
-        inside = wanted == "inside"
-    if inside:
-        return Chain(banded, sliced=False)
+        rules, memory = table_of("network"), context.options.memory
+        efficiency = _band_efficiency(banded, rules.LIMITS[memory].bands)
+        own = rules.default_project_neon(efficiency, memory)
+        if context.knob(middle.node.name, "project", own) == "inside":
+            return Chain(banded, sliced=False)
     return Chain((before, middle), sliced=True)
 
 
@@ -147,7 +125,8 @@ def _band_efficiency(steps: tuple[Step, ...], bands: int) -> float:
 
 def _merge(context: Context, first: Chain, second: Chain) -> Chain | None:
     """Both as one pipeline, if the tensor between them is large and nothing else reads it."""
-    limits = LIMITS[context.options.memory]
+    rules, memory = table_of("network"), context.options.memory
+    limits = rules.LIMITS[memory]
     x = first.last.node.outputs[0]
     readers = {n.name for n in context.graph.consumers(x)}
     if second.steps[0].node.inputs[0] != x or not readers <= {n.name for n in second.nodes}:
@@ -164,11 +143,10 @@ def _merge(context: Context, first: Chain, second: Chain) -> Chain | None:
                 held_residual(steps, i)
     except ValueError:
         return None
-    share = scratch_bytes(context, steps)
-    worth = limits.bands * share <= t.bytes
-    worth = worth and _band_efficiency(steps, limits.bands) >= limits.efficiency - 0.1
+    efficiency = _band_efficiency(steps, limits.bands)
+    own = rules.default_next_neon(t.bytes, scratch_bytes(context, steps), efficiency, memory)
     middle = next((s for s in reversed(first.steps) if s.windowed), first.last)
-    if context.knob(middle.node.name, "next", "inside" if worth else "apart") != "inside":
+    if context.knob(middle.node.name, "next", own) != "inside":
         return None
     return Chain(steps, sliced=False, door=first.door)
 
@@ -206,7 +184,7 @@ def lower_chain(context: Context, chain: Chain) -> tuple[Stage, ...]:
 
 def _bands(context: Context, chain: Chain) -> Shares:
     rows = chain.last.y.shape[0]
-    most = min(LIMITS[context.options.memory].bands, rows)
+    most = min(table_of("network").LIMITS[context.options.memory].bands, rows)
     return Shares(rows, most)
 
 

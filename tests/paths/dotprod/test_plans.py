@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from mnv3c.paths.common.shares import MOST, Split, slice_bytes, split
 from mnv3c.paths.dotprod.bands import plan_bands
-from mnv3c.paths.dotprod.chunks import Chunks, chunks_of, plan_chunks
+from mnv3c.paths.dotprod.chunks import Chunks, Walk, chunks_of
 from mnv3c.paths.dotprod.windows import plan_window
+from mnv3c.schedules import table_of
 
 
 def _value(expression: str, begin: int) -> int:
@@ -51,7 +52,8 @@ def _covered(chunks: Chunks, units: int) -> None:
     st.integers(1, 60),
 )
 def test_chunks_cover_the_map(units: int, blocks: int, quads: int, multiple: int, groups: int) -> None:
-    chunks = plan_chunks(units, blocks, 16 * quads, multiple, groups, 32 * quads)
+    walk = Walk(units, blocks, 16 * quads, 0)
+    chunks = table_of("pointwise").default_chunks(walk, multiple, groups, 32 * quads)
     _covered(chunks, units)
     if chunks.passes > 1:
         assert chunks.size % multiple == 0

@@ -75,6 +75,8 @@ def _adjust(b: Builder, kind: str, shape: Shape, out: str) -> None:
     if isinstance(node, q.QGate):
         factor = b.rng.integers(12000, 32767, shape[2]).astype(np.int16)
         node = dataclasses.replace(node, factor=factor, zero_point=np.asarray([3], np.int16))
+    if isinstance(node, q.QAdd32):  # the second operand subtracted
+        node = dataclasses.replace(node, multipliers=(node.multipliers[0], -node.multipliers[1]))
     if kind == "multiply_twice":
         assert isinstance(node, q.QMultiply)
         node = dataclasses.replace(node, multiplier=node.multiplier << 4, right=4)

@@ -35,6 +35,7 @@ from mnv3c.frontend.qdq.reals import (
 from mnv3c.frontend.quantized.builder import Builder
 from mnv3c.frontend.quantized.values import LARGEST_SCALE, SMALLEST_SCALE, Affine, Value, Window
 from mnv3c.ir.graph import Graph, Shape
+from mnv3c.ir.broadcast import shortest
 
 
 def import_qdq(model: Model, *, round_weights: bool = False) -> Graph:
@@ -298,6 +299,7 @@ class _Importer:
             self.reals[out] = Function(real.value, activate(node, self.model, real.reals))
             return
         bounds = clip_bounds(node, self.model)
+        number = None
         if not isinstance(real, Pending) or bounds is None:
             raise Mnv3cError("works on a value that is not quantised before it", node.place)
         low, high = max(real.low, bounds[0]), min(real.high, bounds[1])
@@ -307,17 +309,46 @@ class _Importer:
         a, b, out = self.real(node, 0), self.real(node, 1), node.outputs[0]
         apply = BINARY[node.op]
         if isinstance(a, Function) and isinstance(b, Constant):
-            self.reals[out] = Function(a.value, apply(a.reals, scalar(node, b)))
+            number = scalar(b, a.value.shape)
         elif isinstance(a, Constant) and isinstance(b, Function):
-            self.reals[out] = Function(b.value, apply(scalar(node, a), b.reals))
+            number = scalar(a, b.value.shape)
+        if number is not None and isinstance(a, Function):
+            self.reals[out] = Function(a.value, apply(a.reals, number))
+        elif number is not None and isinstance(b, Function):
+            self.reals[out] = Function(b.value, apply(number, b.reals))
         elif isinstance(a, Function) and isinstance(b, Function) and a.value.tensor == b.value.tensor:
             self.reals[out] = Function(a.value, apply(a.reals, b.reals))
-        elif node.op in ("Add", "Mul"):
-            x, y = self.exact(node, 0), self.exact(node, 1)
-            if node.op == "Mul" and x.shape[:2] == (1, 1):
-                x, y = y, x
+        elif node.op in ("Add", "Mul") or (node.op == "Sub" and isinstance(b, Constant)):
+            x, y = self.operand(node, 0), self.operand(node, 1)
             # Runtimes add QDQ operands in float32: 22 bits are as near to that as 32-bit sums allow.
-            method = partial(self.builder.add, bits=22) if node.op == "Add" else self.builder.multiply
+            method: Callable[..., Value] = self.builder.multiply
+            if node.op != "Mul":
+                method = partial(self.builder.add, bits=22, signs=(1, -1 if node.op == "Sub" else 1))
+    def operand(self, node: NodeInfo, i: int) -> Value:
+        """Operand ``i`` of a sum or product as a tensor; a constant of several values becomes one."""
+        constant = self.real(node, i)
+        if not isinstance(constant, Constant):
+            return self.exact(node, i)
+        if constant.integers is None or constant.scale is None or constant.scale.size != 1:
+            raise Mnv3cError(
+                f"has a constant of {constant.reals.size} different values that is not quantised, or at"
+                " several scales",
+                node.place,
+            )
+        other = self.exact(node, 1 - i)
+        values, dims = constant.integers, constant.integers.shape
+        # A vector that lost its height and width has its channels last.
+        if len(dims) < 3 and other.shape[:2] == (1, 1):
+            values = values.reshape(*dims, 1, 1)
+        values = values.reshape((1,) * (4 - values.ndim) + values.shape)
+        low, high = int(values.min()), int(values.max())
+        if values.ndim > 4 or values.shape[0] != 1 or high - low > 255:
+            raise Mnv3cError(f"has a constant of shape {list(dims)} or of more than 8 bits", node.place)
+        zero = min(max(0, -128 - low), 127 - high)
+        stored = (values[0].transpose(1, 2, 0) + zero).astype(np.int8)
+        scale = float(constant.scale.ravel()[0])
+        return self.builder.constant(shortest(stored, other.shape), Affine(scale, zero), node.inputs[i])
+
             self.reals[out] = Pending(
                 lambda affine, low, high, name: method(
                     x, y, affine=affine, low=low, high=high, place=node.place, name=name

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.qdq.attributes import clip_bounds
 from mnv3c.frontend.qdq.reader import InputInfo, Model, NodeInfo
 from mnv3c.frontend.quantized.values import Affine, Value
+from mnv3c.ir.graph import Shape
 
 INF = float("inf")
 
@@ -79,13 +79,19 @@ def activate(node: NodeInfo, model: Model, x: np.ndarray) -> np.ndarray:
     return x * gate if node.op == "HardSwish" else gate
 
 
-def scalar(node: NodeInfo, constant: Constant) -> np.float32:
-    """The one value of a constant operand; raises ``Mnv3cError`` if it has several."""
-    if constant.reals.size < 1 or (constant.reals != constant.reals.flat[0]).any():
-        raise Mnv3cError(
-            f"has a constant of {constant.reals.size} different values; one is supported", node.place
-        )
-    return np.float32(constant.reals.flat[0])
+def scalar(constant: Constant, shape: Shape) -> np.float32 | None:
+    """The one value of a constant operand; ``None`` if it has several, or widens an operand of that shape."""
+    values = constant.reals
+    dims = (1,) * (4 - values.ndim) + values.shape
+    height, width, channels = shape
+    fits = len(dims) == 4 and all(
+        n in (1, m) for n, m in zip(dims, (1, channels, height, width), strict=True)
+    )
+    # A vector that lost its height and width has its channels last.
+    fits = fits or (values.ndim < 3 and shape[:2] == (1, 1) and values.size in (1, channels))
+    if not fits or values.size < 1 or (values != values.flat[0]).any():
+        return None
+    return np.float32(values.flat[0])
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:

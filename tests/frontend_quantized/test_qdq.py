@@ -147,6 +147,49 @@ def test_softmax_is_left_out_with_a_note(tmp_path):
     compare(file, graph)
 
 
+def soft(dtype: str, size: int, scale: float, zero: int, axis: int = 1) -> File:
+    """A softmax of the input (a vector where ``size`` is 1), then a convolution that reads it."""
+    f = File(dtype)
+    shift = 128 if dtype == "int8" else 0
+    y = f.stored(f.input(1, 7, size, size), 0.03, 120 - shift)
+    share = f.stored(f.node("Softmax", y, axis=axis), scale, zero - shift)
+    f.outputs = [share, f.stored(f.conv(share, 7, 5, 1), 0.002, 128 - shift)]
+    return f
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("size", [1, 6])
+@pytest.mark.parametrize(("scale", "zero"), [(1 / 256, 0), (0.00389, 0), (0.0021, 7)])
+def test_softmax_inside_is_onnxruntimes(tmp_path, dtype, size, scale, zero):
+    file = soft(dtype, size, scale, zero)
+    graph = load(file, tmp_path)
+    assert sum(isinstance(n, q.QSoftmax) for n in graph) == 1 and "softmax" not in str(graph.meta["notes"])
+    # Unfused: onnxruntime's own 8-bit softmax rounds twice where the scale is not 1/256.
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(file.model().SerializeToString(), options)
+    for seed in range(6):
+        x = np.random.default_rng(seed).uniform(-3, 3, (7, size, size)).astype(np.float32)
+        want = session.run(None, {"image": x[None]})
+        got = integer.run(graph, {"image": np.ascontiguousarray(x.transpose(1, 2, 0))})
+        for name, wanted in zip(graph.outputs, want, strict=True):
+            np.testing.assert_allclose(got[name].transpose(2, 0, 1), wanted[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "axis"), [(6, 2), (6, -1), (1, 0), (1, 3)])
+def test_softmax_over_another_axis(tmp_path, size, axis):
+    with pytest.raises(Mnv3cError, match=rf"\(Softmax\): runs over axis {axis}, not over the channels"):
+        load(soft("int8", size, 1 / 256, 0, axis), tmp_path)
+
+
+def test_softmax_of_what_is_not_stored(tmp_path):
+    f = File("int8")
+    x = f.stored(f.input(1, 3, 4, 4), 0.01, 0)
+    f.outputs = [f.stored(f.node("Softmax", f.conv(x, 3, 4, 1), axis=1), 1 / 256, -128)]
+    with pytest.raises(Mnv3cError, match="which is not quantised"):
+        load(f, tmp_path)
+
+
 def test_gemm_and_matmul(tmp_path):
     for op in ("Gemm", "MatMul"):
         f = File("int8")

@@ -121,6 +121,41 @@ def test_calibrated_network_of_torchvision(tmp_path: Path) -> None:
     assert np.corrcoef(got, want)[0, 1] > 0.7
 
 
+class Soft(nn.Module):
+    """A softmax over the channels, then a convolution."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.first, self.second = Weight(7, 3, 1, 1, seed=0), Weight(5, 7, 1, 1, seed=1)
+        scales = {"input": (0.02, 3), "logits": (0.05, 9), "share": (1 / 256, -128), "out": (0.02, 1)}
+        self.stored = nn.ModuleDict({name: Stored(*s) for name, s in scales.items()})
+        self.dim = dim
+
+    def forward(self, x: Any) -> Any:
+        stored = self.stored
+        x = stored["logits"](functional.conv2d(stored["input"](x), *self.first()))
+        x = stored["share"](functional.softmax(x, self.dim))
+        return x, stored["out"](functional.conv2d(x, *self.second()))
+
+
+@pytest.mark.parametrize("dim", [1, -3])
+def test_softmax_inside_equals_pytorch(dim: int, tmp_path: Path) -> None:
+    network = Soft(dim)
+    graph = load(network, tmp_path)
+    assert sum(isinstance(n, q.QSoftmax) for n in graph) == 1
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        want = network(x)[0][0].permute(1, 2, 0).numpy()
+    got = integer.run(graph, {graph.inputs[0]: x[0].permute(1, 2, 0).numpy()})[graph.outputs[0]]
+    # A logit that falls on the other side of a half moves its share by a twentieth.
+    assert np.abs(got - want).max() <= 0.05 and (got == want).mean() > 0.99
+
+
+def test_softmax_over_the_width(tmp_path: Path) -> None:
+    with pytest.raises(Mnv3cError, match="runs over axis 3, not over the channels"):
+        load(Soft(-1), tmp_path)
+
+
 class Bad(nn.Module):
     def __init__(self, function: Any) -> None:
         super().__init__()

@@ -32,10 +32,11 @@ from mnv3c.frontend.qdq.reals import (
     quantize_float32,
     scalar,
 )
+from mnv3c.frontend.quantized import spatial as moves
 from mnv3c.frontend.quantized.builder import Builder
 from mnv3c.frontend.quantized.values import LARGEST_SCALE, SMALLEST_SCALE, Affine, Value, Window
-from mnv3c.ir.graph import Graph, Shape
 from mnv3c.ir.broadcast import shortest
+from mnv3c.ir.graph import Graph, Shape
 
 
 def import_qdq(model: Model, *, round_weights: bool = False) -> Graph:
@@ -75,15 +76,6 @@ class _Importer:
             hint = "; the QLinear form is not supported, QDQ is" if node.op.startswith("QLinear") else ""
             raise Mnv3cError(f"is not supported{hint}; supported are {known}", node.place)
         if node.inputs and node.inputs[0] in self.after_softmax:
-            if node.op not in (
-                "QuantizeLinear",
-                "DequantizeLinear",
-                "Identity",
-                "Reshape",
-                "Squeeze",
-                "Flatten",
-            ):
-                raise Mnv3cError("follows a softmax; a softmax is supported at the end alone", node.place)
             self.after_softmax.add(node.outputs[0])
         if any(o in self.stored or o in self.reals for o in node.outputs):
             raise Mnv3cError("writes a value that is already there", node.place)
@@ -299,7 +291,6 @@ class _Importer:
             self.reals[out] = Function(real.value, activate(node, self.model, real.reals))
             return
         bounds = clip_bounds(node, self.model)
-        number = None
         if not isinstance(real, Pending) or bounds is None:
             raise Mnv3cError("works on a value that is not quantised before it", node.place)
         low, high = max(real.low, bounds[0]), min(real.high, bounds[1])
@@ -308,6 +299,7 @@ class _Importer:
     def binary(self, node: NodeInfo) -> None:
         a, b, out = self.real(node, 0), self.real(node, 1), node.outputs[0]
         apply = BINARY[node.op]
+        number = None
         if isinstance(a, Function) and isinstance(b, Constant):
             number = scalar(b, a.value.shape)
         elif isinstance(a, Constant) and isinstance(b, Function):
@@ -324,6 +316,14 @@ class _Importer:
             method: Callable[..., Value] = self.builder.multiply
             if node.op != "Mul":
                 method = partial(self.builder.add, bits=22, signs=(1, -1 if node.op == "Sub" else 1))
+            self.reals[out] = Pending(
+                lambda affine, low, high, name: method(
+                    x, y, affine=affine, low=low, high=high, place=node.place, name=name
+                )
+            )
+        else:
+            raise Mnv3cError("of two tensors is not supported", node.place)
+
     def operand(self, node: NodeInfo, i: int) -> Value:
         """Operand ``i`` of a sum or product as a tensor; a constant of several values becomes one."""
         constant = self.real(node, i)
@@ -348,14 +348,6 @@ class _Importer:
         stored = (values[0].transpose(1, 2, 0) + zero).astype(np.int8)
         scale = float(constant.scale.ravel()[0])
         return self.builder.constant(shortest(stored, other.shape), Affine(scale, zero), node.inputs[i])
-
-            self.reals[out] = Pending(
-                lambda affine, low, high, name: method(
-                    x, y, affine=affine, low=low, high=high, place=node.place, name=name
-                )
-            )
-        else:
-            raise Mnv3cError("of two tensors is not supported", node.place)
 
     def pool(self, node: NodeInfo) -> None:
         x = self.exact(node, 0)
@@ -393,16 +385,43 @@ class _Importer:
             raise Mnv3cError("of anything but a dequantised vector is not supported", node.place)
         self.reals[out] = real
 
+    def ends(self, name: str) -> bool:
+        """Whether a tensor leads to outputs alone, by operators that compute nothing."""
+        found = {name}
+        for node in self.model.nodes:
+            if found.intersection(node.inputs):
+                if node.op not in _NOTHING:
+                    return False
+                found.update(node.outputs)
+        return True
+
     def softmax(self, node: NodeInfo) -> None:
-        real = self.real(node, 0)
-        if not (isinstance(real, Function) and real.exact and real.value.shape[:2] == (1, 1)):
-            raise Mnv3cError("is supported over a dequantised vector alone", node.place)
-        self.reals[node.outputs[0]] = real
-        self.after_softmax.add(node.outputs[0])
+        x, out = self.exact(node, 0), node.outputs[0]
+        axis = int(node.attribute("axis", -1 if self.model.opset >= 13 else 1))
+        vector = x.shape[:2] == (1, 1)
+        # Before opset 13 it runs over all axes from the given one on.
+        if axis not in ((1, -1, -3) if vector else (1, -3)) or not (vector or self.model.opset >= 13):
+            raise Mnv3cError(f"runs over axis {axis}, not over the channels", node.place)
+        if not self.ends(out):
+            self.reals[out] = Pending(
+                lambda affine, low, high, name: moves.limited(
+                    self.builder,
+                    moves.softmax(self.builder, x, affine, name, node.place),
+                    affine.clamp(low, high),
+                )
+            )
+            return
+        self.reals[out] = self.reals[node.inputs[0]]
+        self.after_softmax.add(out)
         self.builder.notes.append(
             "the softmax at the end is left out: the output is logits, in the same order"
         )
 
+
+# What may stand between a softmax and an output.
+_NOTHING = frozenset(
+    ("QuantizeLinear", "DequantizeLinear", "Identity", "Dropout", "Reshape", "Squeeze", "Flatten")
+)
 
 _RULES: dict[str, Callable[[_Importer, NodeInfo], None]] = {
     "QuantizeLinear": _Importer.quantize,

@@ -120,10 +120,15 @@ def max_pool(
     best = b.emit(
         q.QMaxPool, (x,), shape, x.affine, name, kernel=kernel, stride=window.stride, pad=window.pad
     )
+    return limited(b, best, limits)
+
+
+def limited(b: Builder, x: Value, limits: tuple[int, int]) -> Value:
+    """``x`` within these integers."""
     if limits == (-128, 127):
-        return best
+        return x
     clamped = np.clip(np.arange(-128, 128), *limits).astype(np.int8)
-    return b.table(best, clamped, x.affine, f"{name}_clamped")
+    return b.table(x, clamped, x.affine, f"{x.name}_clamped")
 
 
 def concat(b: Builder, parts: list[Value], axis: int, affine: Affine, name: str) -> Value:

@@ -158,6 +158,12 @@ class _Writer:
     def unary(self, op: str, node: torch.fx.Node, v: Values, place: str) -> None:
         self.emit(op, node, (v["self"].name,), place)
 
+    def softmax(self, node: torch.fx.Node, v: Values, place: str) -> None:
+        if v["half_to_float"]:
+            raise Mnv3cError("half_to_float is not supported", place)
+        rank = len(v["self"].meta["val"].shape)
+        self.emit("Softmax", node, (v["self"].name,), place, axis=v["dim"] % rank)
+
     def nothing(self, node: torch.fx.Node, v: Values, place: str) -> None:
         """Checks that PyTorch writes beside the network."""
 
@@ -184,7 +190,7 @@ _RULES: dict[str, Rule] = {
     **{f"{n}.default": _Writer.clip for n in ("clamp", "clamp_min", "clamp_max", "hardtanh")},
     "relu.default": _unary("Relu"),
     "sigmoid.default": _unary("Sigmoid"),
-    "_softmax.default": _unary("Softmax"),
+    "_softmax.default": _Writer.softmax,
     **{f"{n}.default": _unary("Identity") for n in ("clone", "alias", "_to_copy")},
     **{n: _unary("Reshape") for n in ("view.default", "squeeze.dims", "unsqueeze.default")},
     **{

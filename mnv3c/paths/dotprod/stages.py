@@ -139,11 +139,11 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     walk = Walk.over(x.shape, block, builder.instructions.octets is not None)
     unit, units = walk.unit, walk.units
 
-    def kernel_for(units: int, note: bool) -> PointwiseKernel:
+    def kernel_for(units: int, note: bool = True) -> PointwiseKernel:
         row, knob = walk.row(units), builder.knobs(node.name, note)
         return builder.pointwise(in_quads, out_quads, row, "channel", e, walk.edge, plain=plain, knob=knob)
 
-    model = kernel_for(MULTIPLE, note=False)
+    model = kernel_for(MULTIPLE)
     groups = out_quads // model.quads
     group_bytes = model.quads * model.quad_bytes
     rules = table_of("pointwise")

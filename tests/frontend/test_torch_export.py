@@ -125,6 +125,43 @@ def test_segmentation(tmp_path: Path) -> None:
     assert f.TransposedConv2d in kinds and f.ArgMax in kinds
 
 
+class Attention(nn.Module):
+    """Spatial and channel attention, learned positions, a factor: everything broadcasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.pixel, self.channel = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 1, 1), nn.Conv2d(6, 6, 1)
+        self.positions = nn.Parameter(torch.randn(1, 6, 14, 22))
+        self.columns = nn.Parameter(torch.randn(22))
+
+    def forward(self, x: Any) -> Any:
+        x = self.stem(x) + self.positions
+        pooled = x.mean((2, 3), keepdim=True)
+        x = torch.sigmoid(self.pixel(x)) * x + self.channel(pooled)
+        return self.columns * x + self.pixel(pooled).mul(2.0).sub(self.columns)
+
+
+class Scaled(nn.Module):
+    """A vector without height and width times channels-last data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.linear = nn.Conv2d(3, 6, 3), nn.Linear(6, 6)
+
+    def forward(self, x: Any) -> Any:
+        x = self.stem(x)
+        vector = self.linear(x.mean((2, 3)))
+        return (x.permute(0, 2, 3, 1) * vector).permute(0, 3, 1, 2) + vector[:, :, None, None]
+
+
+def test_broadcasting(tmp_path: Path) -> None:
+    graph = check(settled(Attention(), SHAPE), tmp_path / "attention.pt2", SHAPE)
+    kinds = [type(n) for n in graph]
+    assert kinds.count(f.Constant) == 3 and kinds.count(f.Multiply) == 2 and kinds.count(f.Add) >= 4
+    graph = check(Scaled().eval(), tmp_path / "scaled.pt2", SHAPE)
+    assert [type(n) for n in graph][-2:] == [f.Multiply, f.Add]
+
+
 def test_decomposed_program(tmp_path: Path) -> None:
     """What was decomposed before it was saved is the same network."""
     network = settled(Padded(), SHAPE)

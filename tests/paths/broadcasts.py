@@ -28,14 +28,17 @@ def operands(whole: Shape) -> list[tuple[Shape, Shape]]:
 def graph(whole: Shape, seed: int, kinds: tuple[str, ...] = OPERATORS) -> Graph:
     """Every pair of operands, each with the next operator of ``kinds``.
 
-    Operands of 8 bits are results of 1x1 convolutions and so are the readers of results of 8 bits; results
-    are outputs as well.
+    Operands of 8 bits are results of 1x1 convolutions, some second ones are constants; 1x1 convolutions read
+    the results of 8 bits. Results are outputs as well.
     """
     b = Builder(seed)
     outputs = []
     for number, shapes in enumerate(operands(whole)):
         kind = kinds[(number + seed) % len(kinds)]
-        pair = [_operand(b, *s) for s in zip(shapes, _WIDE.get(kind, (False, False)), strict=True)]
+        wide = _WIDE.get(kind, (False, False))
+        pair = [_operand(b, *s) for s in zip(shapes, wide, strict=True)]
+        if not wide[1] and number % 3 == 0:
+            pair[1] = _constant(b, shapes[1])
         out = _both(b, kind, whole, *pair)
         outputs.append(out)
         if b.tensors[out].dtype == "int8":
@@ -47,6 +50,15 @@ def _operand(b: Builder, shape: Shape, wide: bool) -> str:
     if wide:
         return b.input(*shape, dtype="int16")
     return b.conv(b.input(*shape[:2], 3), shape[2], zero_point=b.zero_points(1, False))
+
+
+def _constant(b: Builder, shape: Shape) -> str:
+    out = f"constant{len(b.nodes)}_out"
+    b.tensors[out] = Tensor(out, shape, "int8", Quant((0.05,), (-3,)))
+    b.nodes.append(
+        q.QConstant(f"constant{len(b.nodes)}", (), (out,), b.rng.integers(-128, 128, shape, np.int8))
+    )
+    return out
 
 
 def _both(b: Builder, kind: str, shape: Shape, x: str, y: str) -> str:
@@ -69,9 +81,12 @@ def _both(b: Builder, kind: str, shape: Shape, x: str, y: str) -> str:
 
 def _adjust(b: Builder, kind: str, shape: Shape, out: str) -> None:
     """The result's true shape, and what the builder's own methods do not set."""
-    dtype = "int16" if kind == "gate16" else b.tensors[out].dtype
-    b.tensors[out] = dataclasses.replace(b.tensors[out], shape=shape, dtype=dtype)
     node: Node = b.nodes[-1]
+    b.tensors[out] = dataclasses.replace(b.tensors[out], shape=shape)
+    if kind == "gate16":
+        b.tensors[out] = Tensor(out, shape, "int16", Quant((0.05,)))
+        assert isinstance(node, q.QGate)
+        node = dataclasses.replace(node, offset=0)
     if isinstance(node, q.QGate):
         factor = b.rng.integers(12000, 32767, shape[2]).astype(np.int16)
         node = dataclasses.replace(node, factor=factor, zero_point=np.asarray([3], np.int16))

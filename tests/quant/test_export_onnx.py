@@ -17,6 +17,8 @@ from mnv3c.reference import integer as reference
 from mnv3c.verification.inputs import real
 from tests.codegen.networks import classifier, doors
 from tests.graphs import Builder
+from tests.paths.broadcasts import OPERATORS
+from tests.paths.broadcasts import graph as broadcasting
 from tests.quant.networks import block_network, inputs
 from tests.spatial.test_softmax import softmaxes
 
@@ -67,6 +69,12 @@ def test_what_the_quantiser_makes(input_dtype: str) -> None:
         graph = block_network(seed)
         quantized = quantize(graph, inputs(graph, 3, seed), input_dtype=input_dtype)
         assert compare(quantized, seed) > 5
+
+
+def test_sums_and_products_that_broadcast() -> None:
+    kinds = tuple(k for k in OPERATORS if k != "add16")
+    for seed in range(3):
+        assert compare(broadcasting((3, 4, 5), seed, kinds), seed) > 50
 
 
 def test_softmax() -> None:

@@ -17,7 +17,7 @@ from mnv3c.frontend.lower import EmptyNetwork
 from mnv3c.frontend.onnx_model.detection import split
 from mnv3c.frontend.onnx_model.read import read_model
 from mnv3c.frontend.onnx_model.rewrite import Canonical, canonical
-from mnv3c.ir.detection import with_detection
+from mnv3c.ir.detection import with_detection, with_softmax
 from mnv3c.ir.graph import Graph
 
 
@@ -55,6 +55,8 @@ def load(
         raise _blame(error, rewritten, lower, path) from None
     if detection is None:
         return graph
+    if not detection.settings.logits:
+        graph = with_softmax(graph, graph.outputs[detection.boxes :], detection.classes)
     return with_detection(graph, detection.anchors, detection.settings)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from mnv3c.errors import Mnv3cError
+from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
-from mnv3c.ir.graph import Graph, Quant, Tensor
+from mnv3c.ir.graph import Graph, Node, Quant, Tensor
 
 OUTPUTS = ("boxes", "scores", "classes", "count")
 _SIGMOID = tuple(min(round(2**15 / (1.0 + math.exp(-(i - 128) / 8.0))), 32767) for i in range(257))
@@ -147,6 +148,19 @@ def with_detection(graph: Graph, anchors: np.ndarray, settings: Settings) -> Gra
         "settings": asdict(settings),
     }
     return graph.replace(meta={**graph.meta, _META: wanted})
+
+
+def with_softmax(graph: Graph, maps: Sequence[str], classes: int) -> Graph:
+    """A float network whose outputs ``maps`` become the softmax over each anchor's ``classes``."""
+    nodes: list[Node] = []
+    tensors, renamed = dict(graph.tensors), {}
+    for name in maps:
+        renamed[name] = f"{name}_softmax"
+        shape = graph.tensor(name).shape
+        tensors[renamed[name]] = Tensor(renamed[name], shape)
+        nodes.append(f.Softmax(renamed[name], (name,), (renamed[name],), shape[2] // classes))
+    outputs = tuple(renamed.get(o, o) for o in graph.outputs)
+    return graph.replace(nodes=(*graph.nodes, *nodes), tensors=tensors, outputs=outputs)
 
 
 def attach(graph: Graph) -> Graph:

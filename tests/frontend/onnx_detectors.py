@@ -57,7 +57,8 @@ def detector(
     *,
     pixels: bool = False,
     background: bool = False,
-    sigmoid: bool = True,
+    scores_by: str = "Sigmoid",
+    softmax_axis: int = -1,
     clip: bool = False,
     behind: str = "",
     most: int = 20,
@@ -70,6 +71,7 @@ def detector(
             ``xyxy`` (x first, heads split as torchvision's are).
         pixels: boxes are pixels.
         background: class 0 is cut off the scores.
+        scores_by: ``Sigmoid``, ``Softmax`` (over the last axis, the classes) or nothing.
         clip: boxes are cut at the image's border.
         behind: an operator on the selected indices.
     """
@@ -92,7 +94,8 @@ def detector(
             parts.append(m.emit("Reshape", x, m.constant([1, -1, width], np.int64)))
         heads.append(m.emit("Concat", *parts, axis=1))
     codes, scores = heads
-    scores = m.emit("Sigmoid", scores) if sigmoid else scores
+    if scores_by:
+        scores = m.emit(scores_by, scores, **({"axis": softmax_axis} if scores_by == "Softmax" else {}))
     if background:
         ends = (m.constant([1], np.int64), m.constant([columns], np.int64), m.constant([2], np.int64))
         scores = m.emit("Slice", scores, *ends)
@@ -115,7 +118,8 @@ def detector(
         boxes = m.emit("Concat", m.emit("Sub", move, half), m.emit("Add", move, half), axis=2)
     if clip:
         boxes = m.emit("Clip", boxes, m.constant(0.0), m.constant(1.0))
-    limits = (m.constant([most], np.int64), m.constant([0.5]), m.constant([0.6 if sigmoid else 0.4]))
+    least = 0.6 if scores_by == "Sigmoid" else 0.4
+    limits = (m.constant([most], np.int64), m.constant([0.5]), m.constant([least]))
     center = {"center_point_box": 1} if form == "centres" else {}
     selected = m.emit("NonMaxSuppression", boxes, scores, *limits, **center)
     if behind:

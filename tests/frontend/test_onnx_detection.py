@@ -23,6 +23,8 @@ FORMS = {
     "xyxy": {"form": "xyxy"},
     "pixels": {"form": "xyxy", "pixels": True},
     "background": {"background": True},
+    "softmax": {"form": "xyxy", "background": True, "scores_by": "Softmax"},
+    "softmax of all": {"scores_by": "Softmax"},
 }
 
 
@@ -65,7 +67,7 @@ def test_what_is_read_off_the_model(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(wanted["anchors"], places, atol=1e-5)
     assert settings["scales"] == (10.0, 5.0) and settings["x_first"] == x_first
     assert settings["first_class"] == int(options.get("background", False))
-    assert settings["logits"]
+    assert settings["logits"] == ("scores_by" not in options)
     assert (settings["most_a_class"], settings["most"]) == (20, 20 * CLASSES)
     values = floating.run(graph, {"input": image(0)})
     assert [values[n].shape[:2] for n in wanted["boxes"]] == [(8, 8), (4, 4)]
@@ -102,7 +104,8 @@ def test_finds_what_onnxruntime_finds(name: str, tmp_path: Path) -> None:
         ({"clip": True}, "lies between the head's maps and NonMaxSuppression"),
         ({"behind": "Neg"}, "is not supported behind NonMaxSuppression"),
         ({"most": 0}, "keeps no box"),
-        ({"sigmoid": False}, "its scores are not the sigmoid of the head's maps"),
+        ({"scores_by": ""}, "its scores are not the sigmoid of the head's maps"),
+        ({"scores_by": "Softmax", "softmax_axis": 1}, "or the softmax over each anchor's classes"),
     ],
 )
 def test_what_is_not_supported_is_named(options: dict[str, object], message: str, tmp_path: Path) -> None:

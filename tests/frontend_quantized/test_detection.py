@@ -157,8 +157,11 @@ def test_a_float_file_quantised_here(tmp_path: Path) -> None:
         assert got[1][0] == classes[near] and abs(got[2][0] - scores[near]) < 0.02
 
 
-def test_the_library_is_bit_equal(tmp_path: Path) -> None:
-    graph = quantized.load(save(detector("uint8"), tmp_path))
+@pytest.mark.parametrize(
+    ("dtype", "scores_by"), [("uint8", "LOGISTIC"), ("uint8", "SOFTMAX"), ("int8", "float SOFTMAX")]
+)
+def test_the_library_is_bit_equal(dtype: str, scores_by: str, tmp_path: Path) -> None:
+    graph = quantized.load(save(detector(dtype, scores_by=scores_by), tmp_path))
     check_graph(graph, "ref", tmp_path / "net", kind="host", runs=3)
 
 

@@ -27,7 +27,7 @@ NAME = "NonMaxSuppression"
 # fmt: off
 _BETWEEN = frozenset((
     "Reshape", "Transpose", "Concat", "Split", "Slice", "Squeeze", "Unsqueeze", "Flatten",
-    "Identity", "Cast", "Constant", "Gather", "Add", "Sub", "Mul", "Div", "Exp", "Sigmoid",
+    "Identity", "Cast", "Constant", "Gather", "Add", "Sub", "Mul", "Div", "Exp", "Sigmoid", "Softmax",
 ))
 # fmt: on
 # What picks rows out of the result: the stage's own outputs stand for all of it.
@@ -48,12 +48,15 @@ class Detection:
     Attributes:
         boxes: how many of the head's maps, the first outputs, hold codes; as many hold scores.
         anchors: float64 ``[N, 4]``, centres and sides as shares of the image, in the order of the codes.
+        settings: ``logits`` where scores are the sigmoid of the maps; else a softmax makes them.
+        classes: scores an anchor.
         notes: what the user should know.
     """
 
     boxes: int
     anchors: np.ndarray
     settings: Settings
+    classes: int
     notes: tuple[str, ...]
 
 
@@ -91,7 +94,7 @@ class _Tail:
             raise Mnv3cError("lacks boxes or scores", self.place)
         self._check_behind(names[0], names[1])
         codes, scores = self._maps(names[0]), self._maps(names[1])
-        score_maps, classes, first_class = self._scores(names[1], scores)
+        score_maps, classes, first_class, logits = self._scores(names[1], scores)
         counts = [math.prod(self.shapes[m]) // classes for m in score_maps]
         box_maps, anchors, scales, x_first = self._boxes(names[0], codes, counts)
         anchors, pixels = self._shares(anchors, x_first)
@@ -105,11 +108,13 @@ class _Tail:
         overlap, score = self._number(names[3], 0.0), self._number(names[4], -math.inf)
         if not 0 <= overlap <= 1 or not score < 1:
             raise Mnv3cError(f"has thresholds of {overlap:g} and {score:g}", self.place)
-        settings = Settings(scales, first_class, score, overlap, most, most_a_class, x_first=x_first)
+        settings = Settings(
+            scales, first_class, score, overlap, most, most_a_class, logits=logits, x_first=x_first
+        )
         note = f"detection: the {most} best boxes of all classes, best first"
         notes = (note + (", as shares of the image where the model has pixels" if pixels else ""),)
         maps = [*box_maps, *score_maps]
-        return self._head(maps), Detection(len(box_maps), anchors, settings, notes)
+        return self._head(maps), Detection(len(box_maps), anchors, settings, classes, notes)
 
     # ---- the model around ----
 
@@ -256,13 +261,13 @@ class _Tail:
 
     # ---- scores ----
 
-    def _scores(self, name: str, maps: list[str]) -> tuple[list[str], int, int]:
-        """The maps in the order of the anchors, scores an anchor, and the first that counts."""
+    def _scores(self, name: str, maps: list[str]) -> tuple[list[str], int, int, bool]:
+        """The maps in the order of the anchors, scores an anchor, the first that counts, and whether scores
+        are the sigmoid of the maps, not the softmax.
+        """
         total = sum(math.prod(self.shapes[m]) for m in maps)
-        values = np.split(
-            np.linspace(-4.0, 4.0, total), np.cumsum([math.prod(self.shapes[m]) for m in maps])[:-1]
-        )
-        fed = [v.reshape(self.shapes[m]) for v, m in zip(values, maps, strict=True)]
+        random = np.random.default_rng(1)
+        fed = [random.uniform(-4.0, 4.0, self.shapes[m]) for m in maps]
         got = self._compute(name, maps, fed).astype(np.float64)
         if got.ndim != 3 or got.shape[0] != 1 or total % max(got.shape[2], 1):
             raise Mnv3cError(
@@ -272,21 +277,28 @@ class _Tail:
         first = classes - got.shape[1]
         if first not in (0, 1) or classes > 256 or any(self.shapes[m][1] % classes for m in maps):
             raise Mnv3cError(f"{got.shape[1]} rows of scores for {classes} scores an anchor", self.place)
-        want = {m: 1 / (1 + np.exp(-_rows(v, classes))) for m, v in zip(maps, fed, strict=True)}
+        rows = {m: _rows(v, classes) for m, v in zip(maps, fed, strict=True)}
+        for logits, function in ((True, _sigmoid), (False, _softmax)):
+            order = self._order({m: function(v)[:, first:] for m, v in rows.items()}, got[0].T)
+            if order is not None:
+                return order, classes, first, logits
+        raise Mnv3cError(
+            "its scores are not the sigmoid of the head's maps, or the softmax over each anchor's classes,"
+            " anchor by anchor (all classes, or all but the first)",
+            self.place,
+        )
+
+    def _order(self, want: dict[str, np.ndarray], got: np.ndarray) -> list[str] | None:
+        """The maps one behind the other as ``got`` has their rows; ``None`` if it has other numbers."""
         order: list[str] = []
         at = 0
-        while len(order) < len(maps):
-            rows = got[0, :, at:].T
-            following = next((m for m in maps if m not in order and _close(want[m][:, first:], rows)), None)
+        while len(order) < len(want):
+            following = next((m for m in want if m not in order and _close(want[m], got[at:])), None)
             if following is None:
-                raise Mnv3cError(
-                    "its scores are not the sigmoid of the head's maps, anchor by anchor (all classes, or all"
-                    " but the first)",
-                    self.place,
-                )
+                return None
             order.append(following)
             at += len(want[following])
-        return order, classes, first
+        return order
 
     # ---- boxes ----
 
@@ -374,6 +386,15 @@ class _Tail:
 def _rows(values: np.ndarray, width: int) -> np.ndarray:
     """A map ``[1, C, H, W]`` anchor by anchor, ``[H * W * C / width, width]``."""
     return values[0].transpose(1, 2, 0).reshape(-1, width)
+
+
+def _sigmoid(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-rows)))
+
+
+def _softmax(rows: np.ndarray) -> np.ndarray:
+    e = np.exp(rows)
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
 def _close(want: np.ndarray, rows: np.ndarray) -> bool:

@@ -18,12 +18,12 @@ from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.quantized.values import identifier
 from mnv3c.frontend.tflite import operators as ops
 from mnv3c.frontend.tflite import spatial
-from mnv3c.frontend.tflite.detection import Detection, split
+from mnv3c.frontend.tflite.detection import split
 from mnv3c.frontend.tflite.reader import Model, TensorInfo, read
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.broadcast import broadcast, shortest
 from mnv3c.ir.count import count_classes
-from mnv3c.ir.detection import with_detection
+from mnv3c.ir.detection import with_detection, with_softmax
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.ir.verify import InvalidGraph, verify
 
@@ -57,10 +57,12 @@ def load_float(path: Path | str, name: str | None = None) -> Graph:
         "input_layout": "NHWC",
         "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
     }
-    if detection is not None and soft:
-        importer.soften(detection)
     graph = importer.finish(name or identifier(re.sub(r"[^A-Za-z0-9]+", "_", PurePath(path).stem)), meta)
-    return graph if detection is None else with_detection(graph, detection.anchors, detection.settings)
+    if detection is None:
+        return graph
+    if soft:
+        graph = with_softmax(graph, graph.outputs[len(detection.boxes) :], detection.classes)
+    return with_detection(graph, detection.anchors, detection.settings)
 
 
 class _Importer:
@@ -232,13 +234,6 @@ class _Importer:
 
     def softmax(self, op: ops.Softmax) -> str:
         return self.emit(f.Softmax, (self.value(op.x, op.place),), op.output)
-
-    def soften(self, detection: Detection) -> None:
-        """The maps of scores as what a softmax over each anchor's classes makes of them."""
-        for t in (m.tensor for m in detection.scores):
-            groups = t.shape[-1] // detection.classes
-            x = self.value(t, detection.place)
-            self.values[t.index] = self.emit(f.Softmax, (x,), t, groups=groups)
 
     def finish(self, name: str, meta: dict[str, object]) -> Graph:
         outputs = []

@@ -53,9 +53,9 @@ SLICE_BYTES = 20 * 1024
 # The rules: what a kernel uses where no search has chosen. The paths ask them with a layer's own numbers.
 
 
-def window_room(l1_bytes: int, small: bool) -> int:
-    """Bytes that the window and the depthwise result may take; ``small`` for ``--memory small``."""
-    return _SMALL_BYTES if small else l1_bytes // _SHARE
+def window_room(l1: int, small: bool) -> int:
+    """Bytes of an L1 that window and depthwise result may take; ``small`` for ``--memory small``."""
+    return _SMALL_BYTES if small else l1 // _SHARE
 
 
 def highest_band(rows: int, first: int, further: int, room: int) -> int:
@@ -105,7 +105,7 @@ def default_blocks(weights: str, columns: int) -> int:
 
 
 def default_start() -> str:
-    """Always a table: a depthwise convolution has many short rows with the same initial sums."""
+    """A table, whatever the shape."""
     return "table"
 
 

@@ -72,7 +72,7 @@ def default_loads(in_order: bool) -> str:
 
 
 def default_pairs() -> str:
-    """One instruction less. In-order cores would rather have single loads, of which only a search is sure."""
+    """One instruction less. Where in-order cores do better with single loads, a search finds it."""
     return "joined"
 
 

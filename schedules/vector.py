@@ -13,7 +13,7 @@ pointwise = table_of("pointwise")
 
 
 def default_quads(quads: int) -> int:
-    """Of the divisors of the groups of 4 outputs: four hide the latency, more share the input's loads."""
+    """Four groups of 4 outputs if that divides them all, else five or six, else fewer."""
     return next(n for n in (4, 5, 6, 3, 2, 1) if quads % n == 0)
 
 

@@ -140,6 +140,10 @@ BAD_NODES = {
     "division": ([CONV, node("Div", ["c", "zero"], "y")], "division by zero"),
     "mode": ([node("Pad", ["x", "pads"], "p", mode="reflect"), node("Relu", ["p"], "y")], "with zero"),
     "softmax": ([CONV, node("Softmax", ["c"], "y", axis=3)], "over the channels"),
+    "softmax inside": (
+        [CONV, node("Softmax", ["c"], "s", axis=2), node("Mul", ["c", "s"], "y")],
+        "over the channels",
+    ),
     "transpose": ([CONV, node("Transpose", ["c"], "y", perm=[0, 1, 3, 2])], "transpose of"),
     "ceil": (
         [CONV, node("MaxPool", ["c"], "y", kernel_shape=[5, 5], strides=[2, 2], ceil_mode=1)],

@@ -12,6 +12,8 @@ from onnx import NodeProto, TensorProto, helper
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import load
 from mnv3c.ir import float_ops as f
+from mnv3c.ir import int_ops as q
+from mnv3c.quant import quantize
 from tests.frontend.onnx_models import CHANNELS, CONV, check, convolution, kinds, model, node
 
 NUMBERS = {
@@ -138,6 +140,33 @@ def test_relu_sigmoid_and_softmax(tmp_path: Path) -> None:
     for opset in (11, 13):
         nodes = [CONV, node("GlobalAveragePool", ["c"], "p"), node("Softmax", ["p"], "y", axis=1)]
         assert kinds(check(model(nodes, convolution(), opset=opset), tmp_path))[-1] == "Softmax"
+
+
+SOFT = {
+    "map": [node("Softmax", ["c"], "s", axis=1)],
+    "map, from the end": [node("Softmax", ["c"], "s", axis=-3)],
+    "channels last": [
+        node("Transpose", ["c"], "t", perm=[0, 2, 3, 1]),
+        node("Softmax", ["t"], "u"),
+        node("Transpose", ["u"], "s", perm=[0, 3, 1, 2]),
+    ],
+    "gate": [node("GlobalAveragePool", ["c"], "p"), node("Softmax", ["p"], "s", axis=1)],
+    "gate, as a vector": [
+        node("GlobalAveragePool", ["c"], "p"),
+        node("Flatten", ["p"], "t"),
+        node("Softmax", ["t"], "u", axis=-1),
+        node("Reshape", ["u", "gate"], "s"),
+    ],
+}
+
+
+@pytest.mark.parametrize("form", SOFT)
+def test_softmax_inside(form: str, tmp_path: Path) -> None:
+    constants = convolution() | {"gate": np.asarray([1, CHANNELS, 1, 1], np.int64)}
+    graph = check(model([CONV, *SOFT[form], node("Mul", ["c", "s"], "y")], constants), tmp_path)
+    assert kinds(graph)[-2:] == ["Softmax", "Multiply"]
+    graph = quantize(graph)
+    assert any(isinstance(n, q.QSoftmax) for n in graph) and graph.meta["notes"] == []
 
 
 @pytest.mark.parametrize("size", [11, 12])

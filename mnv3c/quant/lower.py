@@ -196,7 +196,7 @@ def _conv_gate(state: State, conv: f.Conv2d, activation: f.Activation) -> list[N
 
 
 def _conv_add(state: State, group: Group, conv: f.Conv2d, add: f.Add) -> list[Node]:
-    other = add.inputs[1] if add.inputs[0] == conv.output else add.inputs[0]
+    copies, other = _one_scale(state, add, 1 if add.inputs[0] == conv.output else 0)
     x, reach = state.affine[other], state.reach(other)
     peak = np.abs(state.exact[conv.output]).max(axis=(0, 1, 2)) * HEADROOM
     raised = group.output in state.raised
@@ -223,6 +223,7 @@ def _conv_add(state: State, group: Group, conv: f.Conv2d, add: f.Add) -> list[No
     low, high = clip_bounds(group.activation, result)
     first = add.inputs[0] == conv.output
     return [
+        *copies,
         _finish(state, conv, pre, fine, _FINEST_16, taken, coarse=1.0 if raised else 2.0**fraction),
         q.QAdd(
             add.name,
@@ -238,8 +239,9 @@ def _conv_add(state: State, group: Group, conv: f.Conv2d, add: f.Add) -> list[No
 
 
 def _add(state: State, group: Group, add: f.Add) -> list[Node]:
-    operands = [state.affine[i] for i in add.inputs]
-    reaches = [state.reach(i) for i in add.inputs]
+    copies, inputs = _one_scale_each(state, add)
+    operands = [state.affine[i] for i in inputs]
+    reaches = [state.reach(i) for i in inputs]
     raised = group.output in state.raised
     if raised:
         first = operands[0]
@@ -266,17 +268,50 @@ def _add(state: State, group: Group, add: f.Add) -> list[Node]:
     state.store(group.output, result, "int16" if raised else "int8")
     low, high = clip_bounds(group.activation, result)
     return [
+        *copies,
         q.QAdd(
             add.name,
-            add.inputs,
+            inputs,
             (group.output,),
             (multipliers[0], multipliers[1]),
             fraction,
             round(bias),
             low,
             high,
-        )
+        ),
     ]
+
+
+def _one_scale_each(state: State, node: f.Add | f.Multiply) -> tuple[list[Node], tuple[str, ...]]:
+    """``_one_scale`` of both operands."""
+    first, a = _one_scale(state, node, 0)
+    second, b = _one_scale(state, node, 1)
+    return [*first, *second], (a, b)
+
+
+def _one_scale(state: State, node: f.Add | f.Multiply, i: int) -> tuple[list[Node], str]:
+    """Operand ``i`` of a sum or product, which have one multiplier for all channels.
+
+    The network's input may have a scale a channel, from its normalisation. A depthwise 1x1 convolution then
+    brings it to one; where an add ties channels' scales together, their proportions are those of the sum.
+    """
+    name = node.inputs[i]
+    a = state.affine[name]
+    if (len(a.scale) == 1 and len(a.zero_point) == 1) or name in state.profiles:
+        return [], name
+    shape = state.source.tensor(name).shape
+    label = f"{node.name}_operand{i}"
+    result = choose(state, name, single=True)
+    state.affine[label] = result
+    state.declare(label, shape, "int8", result)
+    copy = _copy(name, label, shape[2])
+    return [_finish(state, copy, label, result.scale, _FINEST_8, result.zero_point)], label
+
+
+def _copy(source: str, name: str, channels: int) -> f.Conv2d:
+    """A depthwise convolution that changes nothing but scales."""
+    weight, bias = np.ones((channels, 1, 1, 1), np.float32), np.zeros(channels, np.float32)
+    return f.Conv2d(name, (source,), (name,), weight, bias, groups=channels)
 
 
 def _sum16(state: State, name: str, span: float, x: Affine) -> Affine:
@@ -314,8 +349,9 @@ def _multiply(state: State, group: Group, node: f.Multiply) -> list[Node]:
     data, gate = node.inputs
     if not is_gate(state.source, gate):
         result = choose(state, group.output, group.activation, single=True)
-        moved = dataclasses.replace(node, outputs=(group.output,))
-        return spatial.product(state, moved, result, clip_bounds(group.activation, result))
+        copies, inputs = _one_scale_each(state, node)
+        moved = dataclasses.replace(node, inputs=inputs, outputs=(group.output,))
+        return [*copies, *spatial.product(state, moved, result, clip_bounds(group.activation, result))]
     x = state.affine[data]
     nodes, gate_name, one = _as_gate(state, node, gate)
     result = _choose_gated(state, group, node, one)
@@ -375,14 +411,7 @@ def _as_gate(state: State, node: f.Multiply, gate: str) -> tuple[list[Node], str
     channels = state.source.tensor(gate).shape[2]
     name, unit = f"{node.name}_gate", one / _GATE_ONE
     state.declare(name, (1, 1, channels), "int16", Affine(np.asarray([unit]), np.zeros(1)))
-    copy = f.Conv2d(
-        name,
-        (gate,),
-        (name,),
-        np.ones((channels, 1, 1, 1), np.float32),
-        np.zeros(channels, np.float32),
-        groups=channels,
-    )
+    copy = _copy(gate, name, channels)
     return [_finish(state, copy, name, unit, _FINEST_16, coarse=_GATE_ONE / 2**8)], name, one
 
 

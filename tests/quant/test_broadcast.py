@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mnv3c.images import Normalization
 from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.broadcast import broadcast
@@ -141,6 +142,25 @@ def test_a_projection_is_not_rounded_in_a_sum_that_broadcasts() -> None:
     assert not any(isinstance(n, q.FusedConv) and n.residual for n in run_passes(quantized))
     add = next(n for n in quantized if isinstance(n, q.QAdd))
     assert all(quantized.tensor(name).dtype == "int8" for name in add.inputs)
+
+
+@pytest.mark.parametrize("second", ["x", "C", "HW"])
+@pytest.mark.parametrize("kind", [f.Add, f.Multiply])
+def test_an_image_with_a_scale_a_channel(kind: type[Node], second: str) -> None:
+    """Normalisation gives each colour its own scale; sums and products have one multiplier for all."""
+    spread, mean = np.asarray([30.0, 60.0, 120.0]), np.asarray([1.0, 2.0, 0.5])
+    net = Net(4)
+    if second == "x":
+        other = net.conv("x", 3)
+    else:
+        shape = (1, 1, 3) if second == "C" else (HEIGHT, WIDTH, 1)
+        other = net.add(f.Constant, (), shape, values=net.rng.normal(0, 1, shape).astype(np.float32))
+    graph = net.finish(kind, "x", other)
+    raw = net.rng.integers(0, 256, (8, HEIGHT, WIDTH, 3))
+    batch = (raw / spread - mean).astype(np.float32)
+    mapping = Normalization(tuple((1 / spread).tolist()), tuple((-mean).tolist()))
+    quantized = quantize(graph, list(batch), input_dtype="uint8", normalization=mapping)
+    assert outputs_db(graph, quantized, batch) > 30
 
 
 @pytest.mark.parametrize("kind", [f.Add, f.Multiply])

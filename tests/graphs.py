@@ -8,6 +8,7 @@ import numpy as np
 
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Quant, Shape, Tensor
+from mnv3c.ir.softmax import softmax_node
 from mnv3c.ir.verify import verify
 from mnv3c.reference.arithmetic import quantize_multiplier
 from mnv3c.reference.windows import window_output_size
@@ -119,6 +120,15 @@ class Builder:
         name, outputs = self._fresh("lut")
         node = q.QLut(name, (x,), outputs, self.rng.integers(-128, 128, 256).astype(np.int8))
         return self._add(node, self.tensors[x].shape, "int8")
+
+    def softmax(self, x: str) -> str:
+        """Over runs of channels, as many as divide them and are no more than 4."""
+        shape = self.tensors[x].shape
+        groups = int(self.rng.choice([n for n in (1, 2, 3, 4) if shape[2] % n == 0]))
+        name, outputs = self._fresh("softmax")
+        scale = float(self.rng.uniform(0.01, 0.2))
+        node = softmax_node(name, x, outputs[0], scale=scale, classes=shape[2] // groups, groups=groups)
+        return self._add(node, shape, "int8", (-128,))
 
     def add(self, a: str, b: str, fraction: int = 6, bias: int = 0, **clamp: int) -> str:
         multipliers = [

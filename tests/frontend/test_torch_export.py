@@ -12,6 +12,8 @@ import mnv3c
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import load
 from mnv3c.ir import float_ops as f
+from mnv3c.ir import int_ops as q
+from mnv3c.quant import quantize
 from tests.frontend.torch_models import check, save, settled, torch, torchvision_network
 
 nn, functional = torch.nn, torch.nn.functional
@@ -152,6 +154,34 @@ class Scaled(nn.Module):
         x = self.stem(x)
         vector = self.linear(x.mean((2, 3)))
         return (x.permute(0, 2, 3, 1) * vector).permute(0, 3, 1, 2) + vector[:, :, None, None]
+
+
+class Soft(nn.Module):
+    """Shares of channels at every pixel, of channels for all pixels, and softmax of a map as an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.shares, self.linear = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.Linear(6, 6)
+
+    def forward(self, x: Any) -> Any:
+        x = self.stem(x)
+        x = x * functional.softmax(self.shares(x), dim=1)
+        vector = functional.softmax(self.linear(x.mean((2, 3))), dim=-1)
+        x = x * vector[:, :, None, None]
+        return x, functional.softmax(x, 1)
+
+
+def test_softmax_inside(tmp_path: Path) -> None:
+    graph = check(settled(Soft(), SHAPE), tmp_path / "soft.pt2", SHAPE)
+    assert [type(n) for n in graph].count(f.Softmax) == 3
+    graph = quantize(graph)
+    assert [type(n) for n in graph].count(q.QSoftmax) == 2 and len(graph.meta["notes"]) == 1
+
+
+def test_softmax_over_the_width(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Softmax(3), nn.Conv2d(6, 6, 3))
+    with pytest.raises(Mnv3cError, match="softmax must run over the channels"):
+        load(save(network.eval(), tmp_path / "soft.pt2", SHAPE))
 
 
 def test_broadcasting(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def network(seed: int) -> Graph:
         reduced = int(rng.choice([0, 0, 4, 12]))
         swish, per_channel = bool(rng.integers(2)), bool(rng.integers(2))
         x = inverted_residual(b, x, expand, out, kernel, stride, reduced, swish, per_channel)
+    if seed % 3 == 0:
+        x = b.softmax(x)
     if rng.integers(2):
         shape = b.tensors[x].shape
         x = b.hard_swish(b.conv(x, int(rng.integers(8, 200)), dtype="int16"))

@@ -42,9 +42,10 @@ def float_errors(
     usable = [(s, r) for s, r in zip(samples, results, strict=True) if s.network is not None]
     if any(s.source == "images" for s, _ in usable):
         usable = [(s, r) for s, r in usable if s.source == "images"]
-    network = without_softmax(network)
     # What a detector's library gives is no output of the float network.
-    if not usable or len(integer.outputs) != len(network.outputs):
+    detects = "detection" in network.meta
+    network = without_softmax(network)
+    if not usable or detects or len(integer.outputs) != len(network.outputs):
         return ()
     wanted = [
         floating.run(network, {network.inputs[0]: s.network}) for s, _ in usable if s.network is not None

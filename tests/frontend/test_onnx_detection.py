@@ -8,6 +8,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import mnv3c
+from mnv3c.codegen.write import write_folder
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import load
 from mnv3c.frontend.onnx_model.detection import split
@@ -15,6 +17,7 @@ from mnv3c.frontend.onnx_model.read import read_model
 from mnv3c.frontend.onnx_model.rewrite import canonical
 from mnv3c.quant import quantize
 from mnv3c.reference import floating, integer
+from mnv3c.verification import verify
 from tests.frontend.onnx_detectors import CLASSES, SIZE, anchors, detector
 
 FORMS = {
@@ -96,6 +99,15 @@ def test_finds_what_onnxruntime_finds(name: str, tmp_path: Path) -> None:
             matched += any(near)
             total += 1
     assert total > 40 and matched / total > 0.9
+
+
+def test_a_library_of_two_maps_verifies(tmp_path: Path) -> None:
+    """As many outputs as the float network has, which are not those of the float network."""
+    model = save(detector("xyxy", background=True, scores_by="Softmax"), tmp_path)
+    library = mnv3c.compile(model, "arm64", path="dotprod")
+    write_folder(tmp_path / "library", library.files)
+    report = verify(tmp_path / "library", count=2)
+    assert report.ok and report.errors == ()
 
 
 @pytest.mark.parametrize(

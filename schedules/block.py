@@ -13,6 +13,7 @@ block shapes of the tensors (2x2 or 1x4 pixels), are chosen over the whole netwo
 | `pairs`     | `joined`, `single`     | neighbouring vectors loaded by one instruction, or each by its own |
 | `expand.*`, `project.*` |            | of the 1x1 kernels, as in `pointwise.py`                          |
 | `slices`    | `neon`: 1, 2, ...      | slices of channels, each through expansion and depthwise at once  |
+| `workers`   | 1 to 4                 | how many it is cut for, as in `pointwise.py`                      |
 | `stem.*`    |                        | of the network's first layer where it is computed here too        |
 """
 
@@ -22,12 +23,12 @@ from mnv3c.paths.dotprod.bands import held_bytes, reach
 from mnv3c.paths.dotprod.layout import BLOCKS, TILE, grid, quads, sums_in_tiles
 from mnv3c.paths.dotprod.windows import plan_window
 from mnv3c.paths.neon.pack import BLOCK
-from mnv3c.paths.neon.shares import CANDIDATES, WORKERS, Shares, efficiency
+from mnv3c.paths.neon.shares import CANDIDATES, Shares, efficiency
 from mnv3c.paths.neon.slices import slice_bytes
 from mnv3c.paths.neon.windows import Geometry
 from mnv3c.schedules import spread, table_of
 
-pointwise = table_of("pointwise")
+network, pointwise = table_of("network"), table_of("pointwise")
 
 # Share of the L1 for window and depthwise result, beside input, weights and result. Higher bands would
 # carry fewer rows, but fill more lines.
@@ -109,21 +110,22 @@ def default_start() -> str:
     return "table"
 
 
-def default_slices(blocks: int, row: int, block_bytes: int, small: bool) -> int:
+def default_slices(blocks: int, row: int, block_bytes: int, workers: int, small: bool) -> int:
     """First small enough for the cache, then even, then few; not so few where memory is to be small.
 
     Args:
         blocks: of 8 channels.
         row, block_bytes: bytes of an input row, and of a block's weights and ring.
+        workers: the knob.
         small: whether scratch matters more than the instructions of more calls.
     """
     options = [Shares(blocks, n) for n in (1, 2, 3, *CANDIDATES, 24, 32) if n <= blocks]
     if small:
-        options = [s for s in options if s.parts >= 2 * WORKERS] or options
+        options = [s for s in options if s.parts >= 2 * workers] or options
 
     def order(s: Shares) -> tuple[bool, float, int]:
         fits = row + max(s.sizes) * block_bytes <= SLICE_BYTES
-        return fits, round(efficiency(s.sizes) / 0.03), -s.parts
+        return fits, round(efficiency(s.sizes, workers) / 0.03), -s.parts
 
     return max(options, key=order).parts
 
@@ -162,12 +164,14 @@ def by_channels(op):
 
 
 def sliced(op):
-    return bool(op.number("in")) and not op.number("out")
+    """Whether slices of channels go through expansion and depthwise convolution on `neon`."""
+    return bool(op.number("in")) and not op.number("out") and op.number("channels") % BLOCK == 0
 
 
 def legal(op, target):
     if op.path == "neon":
-        return {"slices": range(1, max(op.number("channels") // 8, 1) + 1)} if sliced(op) else {}
+        slices = {"slices": range(1, op.number("channels") // BLOCK + 1)} if sliced(op) else {}
+        return {**slices, "workers": pointwise.WORKERS}
     table = {
         "band_rows": range(1, rows(op) + 1),
         "blocks": (1, 2, 3, 4),
@@ -183,7 +187,7 @@ def legal(op, target):
         table |= pointwise.inner(op, op.number("channels"), op.number("out"), "channel", "project.")
     if by_channels(op):
         table["group"] = range(1, quads(op.number("channels")) + 1)
-    return table
+    return {**table, "workers": pointwise.WORKERS}
 
 
 def default(op, target):
@@ -193,7 +197,7 @@ def default(op, target):
     follows the depthwise convolution adds a zero point but clamps nothing further (``_constants``).
     """
     if op.path == "neon":
-        return _default_neon(op) if sliced(op) else {}
+        return _default_neon(op)
     block_in, block_out = BLOCKS[op.text("block_in")], BLOCKS[op.text("block_out")]
     windows = (op.pair("kernel"), op.pair("stride"), op.pair("dilation"), op.numbers("pad")[:2])
     plan = plan_window(*windows, block_in, block_out)
@@ -218,6 +222,7 @@ def default(op, target):
         "pairs": pointwise.default_pairs(),
         **kernels,
         **group,
+        "workers": pointwise.default_workers(),
     }
 
 
@@ -241,16 +246,20 @@ def _constants(op):
 
 
 def _default_neon(op):
+    if not sliced(op):
+        return {"workers": network.LIMITS["fast"].bands}
     size = (op.number("height"), op.number("width"), op.number("channels"))
     windows = (op.pair("kernel")[0], op.pair("stride")[0], op.pair("dilation")[0])
     ring = Geometry(*size, *op.numbers("pad"), *windows, *result_size(op))
     row, channel = slice_bytes(op.number("in"), op.number("width"), ring)
-    return {"slices": default_slices(op.number("channels") // BLOCK, row, channel * BLOCK, small=False)}
+    workers = pointwise.default_workers()
+    slices = default_slices(op.number("channels") // BLOCK, row, channel * BLOCK, workers, small=False)
+    return {"slices": slices, "workers": workers}
 
 
 def candidates(op, target):
     if op.path == "neon":
-        return {k: spread(values[-1], 12) for k, values in legal(op, target).items()}
+        return {"slices": spread(op.number("channels") // BLOCK, 12)} if sliced(op) else {}
     table = dict(pointwise.worthwhile(legal(op, target), target))
     most = rows(op)
     table["band_rows"] = tuple(sorted({-(-most // n) for n in range(1, most + 1)}))

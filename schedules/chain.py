@@ -2,7 +2,7 @@
 
 Knobs: those of each block in `block.py`, behind the block's number and a dot; the first layer of a network,
 where it is part of the first block, has those of `convolution.py` behind `stem.`. Only the last block has
-`band_rows`: the others compute what the next one wants. A chain of `neon` has no knobs.
+`band_rows` and `workers`: the others compute what the next one wants. On `neon` it has no other knobs.
 """
 
 from mnv3c.schedules import Op, table_of
@@ -21,14 +21,13 @@ def links(op):
 
 def of_links(op, target, ask):
     """What ``ask`` says of each block's knobs, by the names that they have in the chain."""
-    if op.path == "neon":
-        return {}
     *_, (last, _) = links(op)
+    shared = ("band_rows", "workers")
     return {
         f"{prefix}{knob}": value
         for prefix, one in links(op)
         for knob, value in ask(one, target).items()
-        if prefix == last or knob != "band_rows"
+        if prefix == last or knob not in shared
     }
 
 

@@ -1,6 +1,6 @@
 """Dense convolution with a window: the first layer. Its windows are gathered, then multiplied as a 1x1.
 
-Knobs and their rules: those of the kernel in `pointwise.py`.
+Knobs and their rules: those of the kernel in `pointwise.py`, and its `workers`.
 """
 
 from mnv3c.schedules import table_of
@@ -25,7 +25,7 @@ def depth(op):
 def legal(op, target):
     if op.path == "neon":
         return {}
-    return pointwise.inner(op, depth(op), op.number("out"), "channel")
+    return {**pointwise.inner(op, depth(op), op.number("out"), "channel"), "workers": pointwise.WORKERS}
 
 
 def default(op, target):
@@ -35,7 +35,10 @@ def default(op, target):
     columns = -(-op.number("width") // 4)
     # Only the first layer's result goes to matrix operands; that of others is made of tiles.
     paired = first_layer(op)
-    return pointwise.default_inner(op, target, depth(op), op.number("out"), "channel", columns, paired=paired)
+    kernel = pointwise.default_inner(
+        op, target, depth(op), op.number("out"), "channel", columns, paired=paired
+    )
+    return {**kernel, "workers": pointwise.default_workers()}
 
 
 def candidates(op, target):

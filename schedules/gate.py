@@ -4,6 +4,7 @@
 |----------|--------------------|---------------------------------------------------------------------|
 | `unroll` | 1, 2, 4            | groups of 4 channels a turn of the inner loop                       |
 | `pairs`  | `joined`, `single` | neighbouring vectors loaded by one instruction, or each by its own  |
+| `workers`| 1 to 4             | as in `pointwise.py`                                                |
 """
 
 from mnv3c.schedules import table_of
@@ -25,6 +26,7 @@ def legal(op, target):
     return {
         "unroll": tuple(u for u in (1, 2, 4) if u >= least and quads % u == 0),
         "pairs": ("joined", "single"),
+        "workers": pointwise.WORKERS,
     }
 
 
@@ -32,7 +34,11 @@ def default(op, target):
     """Every knob's value."""
     if op.path == "neon":
         return {}
-    return {"unroll": default_unroll(-(-op.number("channels") // 4)), "pairs": pointwise.default_pairs()}
+    return {
+        "unroll": default_unroll(-(-op.number("channels") // 4)),
+        "pairs": pointwise.default_pairs(),
+        "workers": pointwise.default_workers(),
+    }
 
 
 def candidates(op, target):

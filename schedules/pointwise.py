@@ -9,13 +9,17 @@
 | `start`  | `table`, `registers`     | initial sums: from a small table on the stack, or copied           |
 | `chunk`  | blocks of 4 pixels       | input that stays in L1 while all weights stream past it            |
 | `chunk`  | `neon`: blocks of 8      | output channels whose weights stay in L1 while all pixels pass     |
+| `workers`| 1 to 4                   | how many the layer is cut for: its shares run at the same time     |
+
+`workers` is not searched: costs are those of one worker, for whom one share is best.
 """
 
 from collections.abc import Sequence
 
 from mnv3c.codegen.program import Schedule
 from mnv3c.paths.common.knobs import tile_name, tile_sizes
-from mnv3c.paths.dotprod.chunks import MULTIPLE, PIXEL_SHARES, Chunks, Walk, divide, even_chunks
+from mnv3c.paths.common.shares import MOST
+from mnv3c.paths.dotprod.chunks import MULTIPLE, Chunks, Walk, divisions, even_chunks
 from mnv3c.paths.dotprod.layout import BLOCKS
 from mnv3c.paths.neon.tile import Depth
 from mnv3c.schedules import Op, Table, Value, divisors, spread
@@ -34,6 +38,8 @@ _LINE = 64
 _PASS = 0.05
 # Of `neon`: weights of a chunk of output channels, beside inputs and outputs.
 _WEIGHT_BYTES = 12 * 1024
+
+WORKERS = range(1, MOST + 1)
 
 
 def _groups(channels: int) -> int:
@@ -76,6 +82,11 @@ def default_pairs() -> str:
     return "joined"
 
 
+def default_workers(own_memory: bool = False, small: bool = False) -> int:
+    """As many as phones have fast cores; one if each needs memory of its own and that shall be ``small``."""
+    return 1 if own_memory and small else MOST
+
+
 def default_start(lanes: str, steps: int, edge: bool, loads: str) -> str:
     """A table is worth its preparation from a few tiles a row on; a pixel-minor result always takes it.
 
@@ -89,7 +100,7 @@ def default_start(lanes: str, steps: int, edge: bool, loads: str) -> str:
     return "table" if worth and loads == "grouped" else "registers"
 
 
-def default_chunks(walk: Walk, multiple: int, groups: int, group_bytes: int) -> Chunks:
+def default_chunks(walk: Walk, multiple: int, groups: int, group_bytes: int, workers: int = MOST) -> Chunks:
     """Few chunks that stay in L1, and fair shares of them. Their size is the knob ``chunk``.
 
     Args:
@@ -97,16 +108,14 @@ def default_chunks(walk: Walk, multiple: int, groups: int, group_bytes: int) -> 
         multiple: what every chunk's size but the last one's is a multiple of.
         groups: of output channels.
         group_bytes: weights of a group.
+        workers: the knob.
     """
     room = min(_CHUNK_BYTES, _L1_BYTES - 2 * group_bytes)
     most = max(room // (walk.unit * (walk.block_bytes + _LINE)), multiple)
     fitting = {n: c for n, c in even_chunks(walk.units, multiple).items() if max(c) <= most}
-    choices = [
-        divide(walk.units, size, rest, groups, shares)
-        for shares in PIXEL_SHARES
-        for passes, (size, rest) in fitting.items()
-        if passes >= shares
-    ]
+    choices = [c for even in fitting.values() for c in divisions(walk.units, *even, groups, workers)]
+    # Of equal ones that with the fewest shares of pixels, then the fewest passes.
+    choices.sort(key=lambda c: c.pixels.parts)
     return min(choices, key=lambda c: c.longest * (1 + _PASS * (c.passes - min(fitting))))
 
 
@@ -202,9 +211,9 @@ def in_order(target: Target) -> bool:
 
 
 def worthwhile(table: Table, target: Target) -> Table:
-    """A kernel's knobs without values that never win: tiny tiles, short turns."""
-    kept = dict(table)
-    for knob, values in table.items():
+    """A kernel's knobs without values that never win: tiny tiles, short turns; and without ``workers``."""
+    kept = {knob: values for knob, values in table.items() if not knob.endswith("workers")}
+    for knob, values in kept.items():
         if knob.endswith("tile"):
             areas = {v: _area(str(v)) for v in values}
             kept[knob] = tuple(v for v in values if 2 * areas[v] >= max(areas.values()))
@@ -228,20 +237,26 @@ def blocks(op: Op) -> int:
 
 def legal(op, target):
     if op.path == "neon":
-        return {"chunk": range(1, max(op.number("out") // 8, 1) + 1)}
+        return legal_neon(op)
     pooled = op.number("sum") == 1
     table = dict(inner(op, op.number("in"), op.number("out"), "pixel" if pooled else "channel"))
     if not pooled:
         table["chunk"] = range(1, blocks(op) + 1)
-    return table
+    return {**table, "workers": WORKERS}
+
+
+def legal_neon(op):
+    """Of a matrix product on `neon`; that of ``vector.py`` is the same kernel."""
+    return {"chunk": range(1, max(op.number("out") // 8, 1) + 1), "workers": WORKERS}
 
 
 def default_neon(op):
-    """Of a matrix product on `neon`; that of ``vector.py`` is the same kernel."""
+    """As ``legal_neon``."""
     # A channel's constants end with bias and multiplier, what h-swish multiplies by, and its zero point.
     parameters = {"hswish": 7, "none": 5, "table": 5}.get(op.text("then"), 4)
     block_bytes = 8 * (Depth.of(op.number("in")).bytes + parameters)
-    return {"chunk": default_chunk_neon(op.number("out") // 8, block_bytes)}
+    chunk = default_chunk_neon(op.number("out") // 8, block_bytes)
+    return {"chunk": chunk, "workers": default_workers()}
 
 
 def default(op, target):
@@ -258,7 +273,7 @@ def default(op, target):
         return default_neon(op)
     depth, out = op.number("in"), op.number("out")
     if op.number("sum"):
-        return default_inner(op, target, depth, out, "pixel", blocks(op))
+        return {**default_inner(op, target, depth, out, "pixel", blocks(op)), "workers": default_workers()}
     matrix = op.path == "i8mm"
     walk = Walk.over((op.number("height"), op.number("width"), depth), BLOCKS[op.text("block")], matrix)
 
@@ -270,7 +285,7 @@ def default(op, target):
     weights = 32 * -(-depth // 8) if matrix else 16 * _groups(depth)
     multiple = walk.multiple(steps(tile, MULTIPLE))
     chunks = default_chunks(walk, multiple, _groups(out) // group, group * weights)
-    return {**kernel(chunks.size), "chunk": chunks.size}
+    return {**kernel(chunks.size), "chunk": chunks.size, "workers": default_workers()}
 
 
 def candidates(op, target):

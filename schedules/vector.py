@@ -4,7 +4,8 @@
 |---------|--------------------|---------------------------------------------------------------------|
 | `quads` | 1, 2, 3, 4, 5, 6   | groups of 4 outputs whose sums are in registers together            |
 | `pairs` | `joined`, `single` | neighbouring vectors loaded by one instruction, or each by its own  |
-| `chunk` | `neon`: as in `pointwise.py`, whose kernel it is | not searched: there is but one pixel  |
+| `chunk` | `neon`: 1, 2, ...  | as in `pointwise.py`, whose kernel it is; not searched, of one pixel |
+| `workers` | 1 to 4           | as in `pointwise.py`                                                |
 """
 
 from mnv3c.schedules import divisors, table_of
@@ -19,15 +20,20 @@ def default_quads(quads: int) -> int:
 
 def legal(op, target):
     if op.path == "neon":
-        return {"chunk": range(1, max(op.number("out") // 8, 1) + 1)}
-    return {"quads": divisors(-(-op.number("out") // 4), 6), "pairs": ("joined", "single")}
+        return pointwise.legal_neon(op)
+    quads = divisors(-(-op.number("out") // 4), 6)
+    return {"quads": quads, "pairs": ("joined", "single"), "workers": pointwise.WORKERS}
 
 
 def default(op, target):
     """Every knob's value; on `neon` for the usual constants, see ``pointwise.py``."""
     if op.path == "neon":
         return pointwise.default_neon(op)
-    return {"quads": default_quads(-(-op.number("out") // 4)), "pairs": pointwise.default_pairs()}
+    return {
+        "quads": default_quads(-(-op.number("out") // 4)),
+        "pairs": pointwise.default_pairs(),
+        "workers": pointwise.default_workers(),
+    }
 
 
 def candidates(op, target):

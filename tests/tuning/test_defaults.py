@@ -114,8 +114,9 @@ def test_rule_of_chunks_keeps_the_input_in_the_cache():
     rules = table_of("pointwise")
     few = rules.default_chunks(Walk(16, 1, 256, 0), 6, 12, 1024)
     assert (few.size, few.passes) == (16, 1)
+    assert rules.default_chunks(Walk(16, 1, 256, 0), 6, 12, 1024, workers=1).parts == 1
     many = rules.default_chunks(Walk(784, 1, 960, 0), 6, 12, 1024)
-    assert many.size * (960 + 64) <= 26 * 1024 and many.size % 6 == 0
+    assert many.parts == 4 and many.size * (960 + 64) <= 26 * 1024 and many.size % 6 == 0
     assert rules.default_chunk_neon(14, 1000) == 14  # 14 kB: all at once
     assert rules.default_chunk_neon(28, 2000) == 6  # 6 blocks of 2000 bytes: five chunks, 28 by 5 is 6 each
 
@@ -135,8 +136,9 @@ def test_rules_of_windows():
     free = rules.free_registers(6)
     assert [rules.default_weights(n, free) for n in (15, 16)] == ["registers", "memory"]
     assert rules.default_blocks("registers", 7) == 2 and rules.default_blocks("memory", 9) == 3
-    assert rules.default_slices(4, 1000, 500, small=False) == 4  # one for each of 4 workers
-    assert rules.default_slices(64, 1000, 1500, small=False) == 8  # 8 blocks: 13000 bytes, of 20 kB
+    assert rules.default_slices(4, 1000, 500, 4, small=False) == 4  # one for each of 4 workers
+    assert rules.default_slices(4, 1000, 500, 1, small=False) == 1
+    assert rules.default_slices(64, 1000, 1500, 4, small=False) == 8  # 8 blocks: 13000 bytes, of 20 kB
 
 
 def test_rules_of_the_network():

@@ -36,7 +36,8 @@ def test_candidates_are_legal_and_few_enough_to_list(path, core):
     target = targets.get(core)
     for layer in tasks.layers(network(), path, core):
         legal, worth = space.legal(layer.op, target), space.candidates(layer.op, target)
-        assert set(worth) == set(legal)
+        # Costs are those of one worker: no search finds how many a layer should be cut for.
+        assert set(worth) == {knob for knob in legal if not knob.endswith("workers")}
         for knob, values in worth.items():
             assert values and set(values) <= set(legal[knob])
             assert len(values) == len(set(values)) <= 16

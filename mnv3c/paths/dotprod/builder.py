@@ -15,7 +15,6 @@ from mnv3c.ir.graph import Graph, Node, Shape, Tensor
 from mnv3c.paths.common.knobs import K, Knob
 from mnv3c.paths.common.notes import portable_notes
 from mnv3c.paths.common.regions import external, region_names
-from mnv3c.paths.common.shares import MOST
 from mnv3c.paths.dotprod.layout import BLOCKS, TILE, quads, tiled_bytes
 from mnv3c.paths.dotprod.pointwise import PointwiseKernel
 from mnv3c.paths.dotprod.windows import Block
@@ -83,7 +82,7 @@ class Builder:
         self.camera = camera
         self.small = memory == "small"
         # Shares of stages in which each needs windows of its own, or must not overwrite another one's input.
-        self.window_shares = 1 if self.small else MOST
+        self.window_shares = table_of("pointwise").default_workers(own_memory=True, small=self.small)
         self.instructions = instructions
         self.pointwise = instructions.pointwise
         self._names = region_names(graph)
@@ -226,6 +225,15 @@ class Builder:
         if note:
             self._used.setdefault(node, {})[name] = value
         return value  # type: ignore[return-value]
+
+    def workers(self, node: str, own_memory: bool = False) -> int:
+        """The knob ``workers`` of ``node``: the most shares of its stage.
+
+        Args:
+            own_memory: whether a share needs windows of its own, or an input that no other one overwrites.
+        """
+        own = self.window_shares if own_memory else table_of("pointwise").default_workers()
+        return self.knob(node, "workers", own)
 
     def settle(self, node: str, name: str, value: int | str) -> None:
         """Note the value that a knob really has, where the one asked for cannot be."""

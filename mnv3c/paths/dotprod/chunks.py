@@ -13,8 +13,8 @@ from mnv3c.paths.dotprod.windows import Block
 
 # A multiple of the blocks that any kernel takes at once.
 MULTIPLE = 12
-# Shares that pixels may be divided into; what is left of ``MOST`` divides the output channels.
-PIXEL_SHARES = (1, 2, MOST)
+# Shares that pixels may be divided into; what is left of the workers divides the output channels.
+_PIXEL_SHARES = (1, 2, 4)
 # Columns of blocks up to which rows are worth a kernel of their own.
 _NARROW = 3
 
@@ -121,19 +121,20 @@ class Chunks:
         return "\n".join([*lines, *(last + text for text in rest)])
 
 
-def divide(units: int, size: int, rest: int, groups: int, pixel_shares: int) -> Chunks:
-    """Chunks of ``size`` units and one of ``rest``, in so many shares, and the groups in the others."""
+def divisions(units: int, size: int, rest: int, groups: int, workers: int) -> list[Chunks]:
+    """Chunks of ``size`` units and one of ``rest``, shared out in every way: few shares of pixels first."""
     count = (units - rest) // size
-    return Chunks(
-        size, count, rest, split(count + (rest > 0), pixel_shares), split(groups, MOST // pixel_shares)
-    )
+    passes = count + (rest > 0)
+    return [
+        Chunks(size, count, rest, split(passes, shares), split(groups, workers // shares))
+        for shares in _PIXEL_SHARES
+        if shares <= min(passes, workers)
+    ]
 
 
-def chunks_of(units: int, size: int, groups: int) -> Chunks:
+def chunks_of(units: int, size: int, groups: int, workers: int = MOST) -> Chunks:
     """Chunks of that size, with the fairest shares of them."""
-    count = -(-units // size)
-    choices = [divide(units, size, units % size, groups, n) for n in PIXEL_SHARES if n <= count]
-    return min(choices, key=lambda c: c.longest)
+    return min(divisions(units, size, units % size, groups, workers), key=lambda c: c.longest)
 
 
 def even_chunks(units: int, multiple: int) -> dict[int, tuple[int, int]]:

@@ -263,8 +263,11 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
         builder.small,
         builder.instructions.l1_bytes,
     )
-    shares = split(count // unit if m.by_channels else bands.bands, builder.window_shares)
-    parts = place.parts or shares.parts
+    parts = place.parts
+    if parts is None:
+        units = count // unit if m.by_channels else bands.bands
+        parts = split(units, builder.workers(node.name, own_memory=True)).parts
+    shares = Split(count // unit if m.by_channels else bands.bands, parts)
 
     def scratch(name: str, size: int) -> str:
         region = builder.scratch(f"{label}_{name}", size, align=64)

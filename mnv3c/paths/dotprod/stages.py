@@ -66,7 +66,8 @@ def lower_vector(builder: Builder, node: q.FusedConv) -> bool:
         after = f"\nmemcpy({write}, R_{scratch[-1].name}, {y.bytes});"
         write = f"R_{scratch[-1].name}"
     # An input that is copied first is copied by one.
-    parts = split(made.groups).parts if made.weights.size >= _VECTOR_FROM and not before else 1
+    most = builder.workers(node.name)
+    parts = split(made.groups, most).parts if made.weights.size >= _VECTOR_FROM and not before else 1
     fields: dict[str, object] = {
         "in": f"(const int8_t *){read}",
         "weights": f"weights_{label}",
@@ -146,11 +147,11 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     model = kernel_for(MULTIPLE)
     groups = out_quads // model.quads
     group_bytes = model.quads * model.quad_bytes
-    rules = table_of("pointwise")
-    chunks = rules.default_chunks(walk, walk.multiple(model.steps), groups, group_bytes)
+    rules, workers = table_of("pointwise"), builder.workers(node.name)
+    chunks = rules.default_chunks(walk, walk.multiple(model.steps), groups, group_bytes, workers)
     size = min(builder.knob(node.name, "chunk", chunks.size), units)
     if size != chunks.size:
-        chunks = chunks_of(units, size, groups)
+        chunks = chunks_of(units, size, groups, workers)
     calls = []
     kernels = []
     for count, blocks in ((chunks.count, size), (1, chunks.rest)):
@@ -233,7 +234,7 @@ def _lower_pooled(builder: Builder, node: q.FusedConv) -> bool:
     )
     source = builder.need(x.name, builder.matrix_form(x, block))
     target = builder.provide(node.outputs[1], DENSE)
-    shares = split(quads(y.shape[2]) // kernel.quads)
+    shares = split(quads(y.shape[2]) // kernel.quads, builder.workers(node.name))
     groups: object = shares.units
     before = f"int32_t *const sums = (int32_t *)(void *)R_{target};\n"
     if shares.parts > 1:
@@ -315,7 +316,7 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
     }
     gather = template_kernel("gather")
     windows = builder.scratch(f"{label}_windows", (columns * quads(depth) + 1) * TILE)
-    shares = split(rows, builder.window_shares)
+    shares = split(rows, builder.workers(node.name, own_memory=True))
     gather_call = call(
         gather.name,
         "gather_call",
@@ -411,7 +412,7 @@ def lower_gate(builder: Builder, node: q.QGate) -> bool:
     read, gate_region = builder.need(x.name, block), builder.need(gate.name, DENSE)
     write = builder.provide(y.name, form)
     spread = builder.scratch(f"{label}_terms", quads(channels) * 32)
-    shares = split(rows * columns, builder.window_shares)
+    shares = split(rows * columns, builder.workers(node.name, own_memory=True))
     at = "" if shares.parts == 1 else f" + (ptrdiff_t)first * {quads(channels) * TILE}"
     body = "" if shares.parts == 1 else f"const int32_t first = {shares.begin};\n"
     body += (

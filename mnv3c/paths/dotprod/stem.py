@@ -173,7 +173,7 @@ def lower_stem(builder: Builder, node: q.FusedConv, flip: q.FlipSign | None) -> 
     target = builder.provide(y.name, form)
     ring = builder.scratch(f"{label}_rows", made.ring_bytes)
     windows = builder.scratch(f"{label}_windows", made.windows_bytes)
-    shares = split(rows, builder.window_shares)
+    shares = split(rows, builder.workers(node.name, own_memory=True))
     body = render(
         "kernels/dotprod/stem.c.j2",
         stem={

@@ -184,8 +184,11 @@ def lower_chain(context: Context, chain: Chain) -> tuple[Stage, ...]:
 
 def _bands(context: Context, chain: Chain) -> Shares:
     rows = chain.last.y.shape[0]
-    most = min(table_of("network").LIMITS[context.options.memory].bands, rows)
-    return Shares(rows, most)
+    most = table_of("network").LIMITS[context.options.memory].bands
+    middle = next((s for s in reversed(chain.steps) if s.kind == "depthwise"), None)
+    if middle is not None:
+        most = context.knob(middle.node.name, "workers", most)
+    return Shares(rows, min(most, rows))
 
 
 def _stage(context: Context, chain: Chain, pipeline: Pipeline, shares: Shares) -> Stage:

@@ -56,11 +56,12 @@ def efficiency(sizes: Sequence[float], workers: int = WORKERS) -> float:
     return sum(sizes) / (workers * max(busy)) if any(sizes) else 1.0
 
 
-def cut(units: int, least: int = 1) -> Shares:
+def cut(units: int, least: int = 1, workers: int = WORKERS) -> Shares:
     """The fewest shares, of at least ``least`` units, that keep all workers about as busy as any number."""
     best = Shares(units, 1)
     for parts in (*range(2, min(WORKERS, units)), *CANDIDATES):
         shares = Shares(units, parts)
-        if units // parts >= least and efficiency(shares.sizes) > efficiency(best.sizes) + 0.02:
+        better = efficiency(shares.sizes, workers) > efficiency(best.sizes, workers) + 0.02
+        if units // parts >= least and better:
             best = shares
     return best

@@ -14,7 +14,7 @@ from mnv3c.paths.neon.context import Context
 from mnv3c.paths.neon.depthwise import Depthwise
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.pointwise import Pointwise, pixel_runs
-from mnv3c.paths.neon.shares import WORKERS, Shares
+from mnv3c.paths.neon.shares import Shares
 from mnv3c.paths.neon.steps import Step, lower_step, sums_bytes
 from mnv3c.paths.neon.sums import SUM_PIXELS, sum_call, sum_kernel
 from mnv3c.paths.neon.windows import SLACK, Geometry, make_ring
@@ -54,13 +54,14 @@ def slices_of(context: Context, expand: Step, middle: Step) -> Slices:
     rules, small = table_of("block"), context.options.memory == "small"
     blocks = middle.y.shape[2] // BLOCK
     row, channel = slice_bytes(expand.x.shape[2], expand.x.shape[1], middle.geometry)
-    own = rules.default_slices(blocks, row, channel * BLOCK, small)
+    workers = context.knob(middle.node.name, "workers", table_of("pointwise").default_workers())
+    own = rules.default_slices(blocks, row, channel * BLOCK, workers, small)
     cut = Shares(blocks, min(context.knob(middle.node.name, "slices", own), blocks))
     fits = row + channel * middle.y.shape[2] <= TOGETHER_BYTES
     if cut.parts == 1 or (fits and not small):
         return Slices(cut, Shares(cut.parts, cut.parts), True)
-    even = cut.parts % WORKERS == 0 or cut.parts < WORKERS
-    return Slices(cut, Shares(cut.parts, min(cut.parts, WORKERS) if even else cut.parts), False)
+    even = cut.parts % workers == 0 or cut.parts < workers
+    return Slices(cut, Shares(cut.parts, min(cut.parts, workers) if even else cut.parts), False)
 
 
 def lower_slices(context: Context, expand: Step, middle: Step, slices: Slices) -> Pipeline:

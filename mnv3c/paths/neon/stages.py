@@ -70,8 +70,10 @@ def _pointwise(context: Context, step: Step) -> Stage:
     residual = context.pointer(step.residual) if step.residual is not None else ""
     runs: dict[int, int | str] = dict(pixel_runs(pixels))
     sums = node.channel_sum is not None
-    own_chunk = table_of("pointwise").default_chunk_neon(kernel.blocks, kernel.block_bytes)
+    rules = table_of("pointwise")
+    own_chunk = rules.default_chunk_neon(kernel.blocks, kernel.block_bytes)
     chunk = min(context.knob(node.name, "chunk", own_chunk), kernel.blocks)
+    workers = context.knob(node.name, "workers", rules.default_workers())
     totals = -(-sums_bytes(pixels) // 64) * 64  # of the pixels, where the weights are lifted
 
     def totals_of(shares: Shares, count: str) -> list[str]:
@@ -86,10 +88,10 @@ def _pointwise(context: Context, step: Step) -> Stage:
     tiles = Shares(int(runs.get(4, 0)), 1)
     blocks = Shares(kernel.blocks, 1)
     if large and not sums:
-        tiles = cut(tiles.units, least=2)
+        tiles = cut(tiles.units, least=2, workers=workers)
     if large and (step.table is None or columns % BLOCK == 0):
-        blocks = cut(kernel.blocks)
-    if tiles.parts > 1 and efficiency(tiles.sizes) >= efficiency(blocks.sizes):
+        blocks = cut(kernel.blocks, workers=workers)
+    if tiles.parts > 1 and efficiency(tiles.sizes, workers) >= efficiency(blocks.sizes, workers):
         shares = tiles
         lines = [f"const int32_t first = {tiles.begin};", f"const int32_t tiles = {tiles.end} - first;"]
         rest = [f"{n} * ({tiles.with_last(int(count))})" for n, count in runs.items() if n < 4]

@@ -86,6 +86,16 @@ def test_bad_use_is_one_line_and_exit_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_with_another_beta_is_one_line_and_exit_2(run: Run, tmp_path: Path) -> None:
+    files = pytest.importorskip("tests.tflite_files")
+    file = files.small_network("int8")
+    file.operators[-1].builtinOptions.beta = 0.5
+    (tmp_path / "net.tflite").write_bytes(file.bytes())
+    code, out, err = run("compile", tmp_path / "net.tflite", "-o", tmp_path / "library")
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert err.endswith("(SOFTMAX): has a beta of 0.5; 1 is supported\n")
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

@@ -80,5 +80,5 @@ def test_vector_and_portable_kernels() -> None:
     for path, text in code.items():
         used = set(re.findall(r"\bq\.(\w+)", text))
         assert column("vector") <= used, path
-        only_portable = column("portable") - column("vector") - {"QMean", "QAdd", "QConstant"}
+        only_portable = column("portable") - column("vector") - {"QMean", "QConstant"}
         assert not only_portable & used, path

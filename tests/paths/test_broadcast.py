@@ -39,7 +39,7 @@ def test_ref_is_bit_equal(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("channels", (*CHANNELS, 24))
 @pytest.mark.parametrize("path", [p for p in registry.available() if p != "ref"])
 def test_every_path_is_bit_equal(path: str, channels: int, tmp_path: Path) -> None:
     graph = broadcasts.graph((5, 6, channels), channels)

@@ -32,12 +32,10 @@ from mnv3c.schedules import table_of
 
 
 def as_fused(node: object) -> q.FusedConv | None:
-    """A convolution with whatever follows it, in one form; ``None`` for one that only ``ref`` computes."""
+    """A convolution with whatever follows it, in one form; ``None`` for another operator."""
     if isinstance(node, q.QConv):
         node = q.FusedConv(node.name, node.inputs, node.outputs, conv=node)
-    if not isinstance(node, q.FusedConv):
-        return None
-    return node if node.conv.requant.right is None else None
+    return node if isinstance(node, q.FusedConv) else None
 
 
 def sole_reader(builder: Builder, tensor: str) -> q.FusedConv | None:

@@ -9,6 +9,7 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.broadcast import repeats
 from mnv3c.ir.graph import Graph, Node, Tensor
+from mnv3c.paths.common.broadcasts import broadcast_stage, can_broadcast
 from mnv3c.paths.common.enlarge import Source
 from mnv3c.paths.common.maps import can_gate, gate_stage
 from mnv3c.paths.dotprod.builder import DENSE, Builder, Form, constants, shape_text, template_kernel
@@ -219,6 +220,17 @@ def _lower_sum(builder: Builder, node: q.ChannelSum) -> bool:
     """Sums over a map in tiles."""
     x, y = builder.graph.tensor(node.inputs[0]), builder.graph.tensor(node.output)
     block = best_block(x.shape)
+def lower_broadcast(builder: Builder, node: Node) -> bool:
+    """A sum or product that broadcasts: dense."""
+    graph = builder.graph
+    if not can_broadcast(graph, node):
+        return False
+    a, b = (builder.need(name, DENSE) for name in node.inputs)
+    regions = (a, b, builder.provide(node.output, DENSE))
+    builder.add(broadcast_stage(graph, node, regions, "static MNV3C_NOINLINE", "dotprod"))
+    return True
+
+
     whole = x.shape[0] % block[0] == 0 and (block == ROW or x.shape[1] % block[1] == 0)
     if x.dtype != "int8" or x.shape[:2] == (1, 1) or not whole or y.name in builder.graph.outputs:
         return False

@@ -17,7 +17,12 @@ from mnv3c.paths.dotprod.block import (
     stem_waits,
 )
 from mnv3c.paths.dotprod.builder import Builder, Instructions
-from mnv3c.paths.dotprod.elementwise import lower_elementwise, lower_gate_map, separate_tables
+from mnv3c.paths.dotprod.elementwise import (
+    lower_broadcast,
+    lower_elementwise,
+    lower_gate_map,
+    separate_tables,
+)
 from mnv3c.paths.dotprod.links import Members
 from mnv3c.paths.dotprod.loads import SINGLE_LOADS
 from mnv3c.paths.dotprod.logits import lower_logits
@@ -91,10 +96,12 @@ def _flips_for_stem(builder: Builder, node: q.FlipSign) -> bool:
 
 def _lower_other(builder: Builder, node: Node) -> bool:
     if isinstance(node, q.QGate):
-        return lower_gate(builder, node) or lower_gate_map(builder, node)
+        return lower_gate(builder, node) or lower_gate_map(builder, node) or lower_broadcast(builder, node)
     if isinstance(node, q.Requantize):
         return lower_requantize(builder, node)
-    return lower_resize(builder, node) or lower_elementwise(builder, node)
+    if lower_resize(builder, node) or lower_elementwise(builder, node):
+        return True
+    return lower_broadcast(builder, node)
 
 
 def _lower_conv(

@@ -60,10 +60,13 @@ def vector_kernel(node: q.FusedConv, out_dtype: str, knob: Knob = by_rule) -> Ve
         offset="channel" if channel else "uniform",
         swish_channel=channel and swish is not None,
         wide=is_wide(node),
+        right=conv.requant.right is not None,
         extra=extra,
     )
     half = eighths % 2
-    variant = "_channel" * channel + "_wide" * e.wide + f"_extra{extra}" * bool(extra)
+    variant = (
+        "_channel" * channel + ("_twice" if e.right else "_wide" * e.wide) + f"_extra{extra}" * bool(extra)
+    )
     single, attribute = loads_of(knob)
     variant += single
     name = f"vector_{group}_{'half_' if half else ''}{e.kind}_{out_dtype}_shift{e.shift}{variant}_dotprod"

@@ -258,6 +258,14 @@ def random_inputs(graph: Graph, seed: int = 0) -> Mapping[str, np.ndarray]:
         t = graph.tensor(name)
         if t.dtype == "float32":
             values[name] = rng.normal(0, 1.5, t.shape).astype(np.float32)
+def attention(b: Builder, x: str) -> str:
+    """A gate of every pixel, then the sum with a value a channel and the product with one a row of pixels."""
+    height, width, channels = b.tensors[x].shape
+    gated = b.gate(x, b.hard_sigmoid(b.conv(x, 1, dtype="int16", target=12000.0)))
+    y = b.add32(gated, b.requantize(b.channel_sum(gated), height * width))
+    return b.multiply(y, b.conv(y, channels, (height, 1), groups=channels))
+
+
         else:
             info = np.iinfo(t.dtype)
             values[name] = rng.integers(info.min, info.max + 1, t.shape).astype(t.dtype)

@@ -17,7 +17,7 @@ from mnv3c.codegen.write import write_folder
 from mnv3c.ir.graph import Graph
 from mnv3c.reference import integer
 from mnv3c.runners import open_library
-from tests.graphs import Builder, inverted_residual, random_inputs
+from tests.graphs import Builder, attention, inverted_residual, random_inputs
 from tests.paths import threads
 from tests.paths.harness import assert_equal
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not threads.available(), reason=threads.NEEDED)
 
 
 def network(seed: int) -> Graph:
-    """An image or a map of a few channels, some blocks, and sometimes a head."""
+    """An image or a map of a few channels, some blocks, and sometimes attention and a head."""
     rng = np.random.default_rng(seed)
     b = Builder(seed, f"net{seed}")
     height, width = (int(n) for n in rng.integers(9, 80, 2))
@@ -51,6 +51,8 @@ def network(seed: int) -> Graph:
     if seed % 3 == 0:
         x = b.softmax(x)
     if rng.integers(2):
+    if seed % 3 == 0:
+        x = attention(b, x)
         shape = b.tensors[x].shape
         x = b.hard_swish(b.conv(x, int(rng.integers(8, 200)), dtype="int16"))
         x = b.requantize(b.channel_sum(x), shape[0] * shape[1])

@@ -127,7 +127,8 @@ def rules(require: Require) -> dict[type[Node], Callable[[Graph, Any], None]]:
                 good = len(table) == 256 and least <= table[0] <= MOST_TABLE and falling
                 require(good, node.name, "tables must be 256 falling values of 31 bits")
             require(count * node.table[0] <= MOST_SUM, node.name, f"a sum of {count} channels can overflow")
-            require(-32768 <= node.offset <= 32767, node.name, f"offset {node.offset}")
+            limits = np.iinfo(graph.tensor(node.output).dtype)
+            require(limits.min <= node.offset <= limits.max, node.name, f"offset {node.offset}")
 
     def add16(graph: Graph, node: q.QAdd16) -> None:
         dtypes(graph, node, ("int16",))

@@ -138,7 +138,7 @@ BAD: list[dict[str, object]] = [
     {"table": (1 << 30,) * 256},
     {"scaled": ((1 << 30) + 1,) * 256},
     {"scaled": (-1,) * 256},
-    {"offset": 1 << 15},
+    {"offset": 128},
     {"groups": 0},
     {"groups": 3},
 ]
@@ -163,6 +163,8 @@ def softmaxes() -> Graph:
         ((2, 2, 19), 1e12, {"offset": 0}),
         ((4, 4, 6), 0.3, {"groups": 2, "output_scale": 2.0**-15, "offset": 0}),
         ((2, 3, 5), 0.3, {"output_scale": 1 / 99.5, "offset": 27}),
+        ((3, 1, 4), 0.3, {"offset": 127}),
+        ((3, 1, 4), 0.3, {"output_scale": 40.0}),
     ]
     tensors: dict[str, Tensor] = {}
     nodes: list[Node] = []

@@ -76,7 +76,6 @@ def _softmax(graph: Graph, node: q.QSoftmax, regions: Regions) -> Stage:
     x, y = graph.tensor(node.inputs[0]), graph.tensor(node.output)
     count = x.shape[2] // node.groups
     title = f"softmax over {count}, {shape_text(x)}"
-    limits = np.iinfo(y.dtype)
     return make_stage(
         graph,
         node,
@@ -91,7 +90,7 @@ def _softmax(graph: Graph, node: q.QSoftmax, regions: Regions) -> Stage:
         in_place=0,
         count=count,
         runs=x.shape[1] * node.groups,
-        limits=(int(limits.min), int(limits.max)),
+        limit=int(np.iinfo(y.dtype).max),
     )
 
 

@@ -10,6 +10,7 @@ from mnv3c.ir import float_ops as f
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.broadcast import broadcast
 from mnv3c.ir.graph import Graph, Node, Shape, Tensor
+from mnv3c.ir.serialize import dumps, loads
 from mnv3c.ir.verify import verify
 from mnv3c.passes import run_passes
 from mnv3c.quant import quantize
@@ -120,6 +121,7 @@ def test_constants(kind: type[Node], own: str) -> None:
     assert stored is not None
     real = stored.scale[0] * (node.values.astype(np.float64) - stored.zero_point[0])
     assert np.abs(real - values).max() <= 0.51 * stored.scale[0]
+    assert dumps(loads(dumps(quantized))) == dumps(quantized)
 
 
 @pytest.mark.parametrize("size", [0.2, 5.0, 300.0])

@@ -146,9 +146,11 @@ def test_constants(dtype: str, own: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_a_constant_widens_a_vector(dtype: str, tmp_path: Path) -> None:
     for name in ("ADD", "MUL"):
-        net = Net(dtype)
-        net.finish(name, net.constant(WHOLE), net.smaller("C"))
-        check(net, tmp_path)
+        for swap in (False, True):
+            net = Net(dtype)
+            pair = net.constant(WHOLE), net.smaller("C")
+            net.finish(name, *(pair[::-1] if swap else pair))
+            check(net, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

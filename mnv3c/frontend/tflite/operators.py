@@ -296,7 +296,8 @@ def _binary(model: Model, op: OperatorInfo, place: str) -> Operator:
     x, output = base(model, op)
     y = model.tensors[op.inputs[1]]
     # A constant first, or the smaller operand first, is turned round; subtraction can not be.
-    if op.name != "SUB" and (x.data is not None or np.prod(x.shape) < np.prod(y.shape)):
+    smaller = y.data is None and np.prod(x.shape) < np.prod(y.shape)
+    if op.name != "SUB" and (x.data is not None or smaller):
         x, y = y, x
     if x.data is not None:
         raise Mnv3cError("has no operand that is not a constant", place)

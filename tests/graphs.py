@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ class Builder:
         self.name = name
         self.short = seed % 2 == 1
         self.outliers = 0  # weights a convolution outside of 8 bits
+        self.twice = False  # accumulators are rounded a second time, by a shift a channel
         self.tensors: dict[str, Tensor] = {}
         self.nodes: list[Node] = []
         self.inputs: list[str] = []
@@ -51,6 +53,10 @@ class Builder:
     def requant(self, channels: int, spread: float, target: float, shift: int = 0, **clamp: int) -> q.Requant:
         """Multipliers that bring accumulators of standard deviation ``spread`` to about ``target``."""
         scale = self.rng.uniform(0.5, 1.0, channels) * target / max(spread, 1.0)
+        if self.twice:
+            below = np.clip(np.floor(-np.log2(scale)), 0, 30).astype(np.int8)
+            bits = np.minimum(np.rint(np.ldexp(scale, 31 + below - shift)), 2**31 - 1)
+            return q.Requant(bits.astype(np.int32), shift, right=below, **clamp)
         multiplier, needed = quantize_multiplier(scale / 2**shift)
         return q.Requant(self.perhaps_short(multiplier), shift + needed, **clamp)
 
@@ -88,9 +94,7 @@ class Builder:
         bias = self.perhaps_short(self.rng.normal(0, spread / 4, out).astype(np.int32))
         r = self.requant(out, spread, target or (40 if dtype == "int8" else 9000), shift, **clamp)
         if offset:
-            r = q.Requant(
-                r.multiplier, r.shift, self.rng.integers(-100, 100, out).astype(np.int16), r.low, r.high
-            )
+            r = dataclasses.replace(r, offset=self.rng.integers(-100, 100, out).astype(np.int16))
         name, outputs = self._fresh("conv")
         dilations = (dilation, dilation)
         size = window_output_size((height, width), (kh, kw), strides, pad, dilations)
@@ -148,8 +152,12 @@ class Builder:
     def multiply(self, x: str, y: str, shift: int = 3, **clamp: int) -> str:
         name, outputs = self._fresh("product")
         zeros = [int(n) for n in self.rng.integers(-128, 128, 2)]
-        multiplier = int(self.rng.integers(1 << 30, 1 << 31)) >> (7 + shift)
-        node = q.QMultiply(name, (x, y), outputs, (zeros[0], zeros[1]), multiplier, shift, 5, **clamp)
+        multiplier, right = int(self.rng.integers(1 << 30, 1 << 31)), 7 + shift
+        if not self.twice:
+            multiplier, right = multiplier >> right, 0
+        node = q.QMultiply(
+            name, (x, y), outputs, (zeros[0], zeros[1]), multiplier, shift, 5, right=right, **clamp
+        )
         return self._add(node, self.tensors[x].shape, "int8")
 
     def channel_sum(self, x: str) -> str:
@@ -250,14 +258,6 @@ def inverted_residual(
     return b.conv(y, out)
 
 
-def random_inputs(graph: Graph, seed: int = 0) -> Mapping[str, np.ndarray]:
-    """Inputs over the whole range of their dtypes."""
-    rng = np.random.default_rng(seed)
-    values: dict[str, np.ndarray] = {}
-    for name in graph.inputs:
-        t = graph.tensor(name)
-        if t.dtype == "float32":
-            values[name] = rng.normal(0, 1.5, t.shape).astype(np.float32)
 def attention(b: Builder, x: str) -> str:
     """A gate of every pixel, then the sum with a value a channel and the product with one a row of pixels."""
     height, width, channels = b.tensors[x].shape
@@ -266,6 +266,14 @@ def attention(b: Builder, x: str) -> str:
     return b.multiply(y, b.conv(y, channels, (height, 1), groups=channels))
 
 
+def random_inputs(graph: Graph, seed: int = 0) -> Mapping[str, np.ndarray]:
+    """Inputs over the whole range of their dtypes."""
+    rng = np.random.default_rng(seed)
+    values: dict[str, np.ndarray] = {}
+    for name in graph.inputs:
+        t = graph.tensor(name)
+        if t.dtype == "float32":
+            values[name] = rng.normal(0, 1.5, t.shape).astype(np.float32)
         else:
             info = np.iinfo(t.dtype)
             values[name] = rng.integers(info.min, info.max + 1, t.shape).astype(t.dtype)

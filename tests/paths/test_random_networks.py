@@ -32,6 +32,7 @@ def network(seed: int) -> Graph:
     """An image or a map of a few channels, some blocks, and sometimes attention and a head."""
     rng = np.random.default_rng(seed)
     b = Builder(seed, f"net{seed}")
+    b.twice = seed % 5 == 4
     height, width = (int(n) for n in rng.integers(9, 80, 2))
     if rng.integers(4):
         x = b.input(height, width, int(rng.choice([1, 3, 3, 4])), zero_point=b.zero_points(1, False))
@@ -50,9 +51,9 @@ def network(seed: int) -> Graph:
         x = inverted_residual(b, x, expand, out, kernel, stride, reduced, swish, per_channel)
     if seed % 3 == 0:
         x = b.softmax(x)
-    if rng.integers(2):
     if seed % 3 == 0:
         x = attention(b, x)
+    if rng.integers(2):
         shape = b.tensors[x].shape
         x = b.hard_swish(b.conv(x, int(rng.integers(8, 200)), dtype="int16"))
         x = b.requantize(b.channel_sum(x), shape[0] * shape[1])

@@ -40,7 +40,7 @@ class Builder(Collector):
             )
         if self.wide_layers:
             self.notes.append(
-                f"{self.wide_layers} convolutions have 9-bit weights (asymmetric uint8): slower kernels"
+                f"{self.wide_layers} convolutions have 9-bit weights (asymmetric uint8): some products more"
             )
         return super().finish(name, meta)
 

@@ -2,7 +2,7 @@
 
 A uint8 model's weights, less their zero point, are integers in [-255, 255]. In the trained networks this
 was written for, more than 99 % of the output channels fit into [-127, 127]; in the others one or two taps
-stick out. Kernels for 9-bit weights are slower, so there is the choice to give such a channel a scale of
+stick out. Nine bits cost some products more, so there is the choice to give such a channel a scale of
 its own (which is free) and to round it again, with the rounding errors balanced so that a constant input
 sees none of them. That is no small change: these networks are chaotic, and rounding 85 of the 10969
 channels of MobileNetV3-Small moves the top-1 answer of one image in ten (of those that are close calls).

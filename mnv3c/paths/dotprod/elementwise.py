@@ -132,7 +132,7 @@ def _lower_multiply(builder: Builder, node: q.QMultiply) -> bool:
     x, gate, y = (graph.tensor(t) for t in (*node.inputs, node.output))
     if gate.shape == x.shape:
         return _multiply_maps(builder, node)
-    if x.shape[:2] == (1, 1) or gate.shape != (1, 1, x.shape[2]) or node.right or node.shift > _FACTOR_SHIFT:
+    if x.shape[:2] == (1, 1) or gate.shape != (1, 1, x.shape[2]) or node.shift > _FACTOR_SHIFT:
         return False
     if gate.name in graph.inputs:
         return False
@@ -149,16 +149,19 @@ def _lower_multiply(builder: Builder, node: q.QMultiply) -> bool:
     clamp = node.low > -128 or node.high < 127
     unroll = next(n for n in (4, 3, 2, 1) if count % n == 0)
     saturate, offset = _greatest_product(node) > 2**15 - 1, node.offset != 0
-    name = f"multiply_{unroll}{'_saturate' * saturate}{'_offset' * offset}{'_clamp' * clamp}_dotprod"
+    twice = node.right != 0
+    forms = f"{'_twice' * twice}{'_saturate' * saturate}{'_offset' * offset}{'_clamp' * clamp}"
+    name = f"multiply_{unroll}{forms}_dotprod"
     source = render(
         "kernels/dotprod/multiply.c.j2",
         name=name,
         clamp=clamp,
         offset=offset,
         saturate=saturate,
+        twice=twice,
         unroll=unroll,
     )
-    numbers = (*node.zero_points, node.multiplier, node.shift, node.offset, node.low, node.high)
+    numbers = (*node.zero_points, node.multiplier, node.shift, node.offset, node.low, node.high, node.right)
     _add_stage(
         builder,
         node,
@@ -177,28 +180,29 @@ def _lower_multiply(builder: Builder, node: q.QMultiply) -> bool:
 def _greatest_product(node: q.QMultiply) -> int:
     """What a product is at most after its multiplication with the multiplier, whatever its sign."""
     x, gate = (max(127 - z, z + 128) for z in node.zero_points)
-    return ((x * gate << node.shift) * node.multiplier >> 31) + 1
+    return (((x * gate << node.shift) * node.multiplier >> 31) + 1 >> node.right) + 1
 
 
 def _multiply_maps(builder: Builder, node: q.QMultiply) -> bool:
     """The product of two tensors of one shape, value by value."""
     form = _form(builder, node)
     y = builder.graph.tensor(node.output)
-    if _outside(builder, node, form) or node.right or node.shift > _FACTOR_SHIFT:
+    if _outside(builder, node, form) or node.shift > _FACTOR_SHIFT:
         return False
     a, b = (builder.need(x, form) for x in node.inputs)
     write = builder.provide(y.name, form)
-    numbers = (*node.zero_points, node.multiplier, node.shift, node.offset, node.low, node.high)
-    label = identifier(node.name)
+    numbers = (*node.zero_points, node.multiplier, node.shift, node.offset, node.low, node.high, node.right)
+    label, twice = identifier(node.name), node.right != 0
+    name = f"multiply_maps{'_twice' * twice}_dotprod"
     _add_stage(
         builder,
         node,
         f"exact product, {shape_text(y)}",
         tuple(dict.fromkeys((a, b))),
         write,
-        f"multiply_maps_dotprod((const int8_t *)R_{a}, (const int8_t *)R_{b}, (int8_t *)R_{write},"
+        f"{name}((const int8_t *)R_{a}, (const int8_t *)R_{b}, (int8_t *)R_{write},"
         f" numbers_{label}, {_vectors(y, form)});",
-        kernels=(template_kernel("multiply_maps"),),
+        kernels=(Kernel(name, render("kernels/dotprod/multiply_maps.c.j2", name=name, twice=twice)),),
         arrays={"numbers": (np.asarray(numbers, np.int32), "table")},
     )
     return True
@@ -216,10 +220,6 @@ def lower_gate_map(builder: Builder, node: q.QGate) -> bool:
     return True
 
 
-def _lower_sum(builder: Builder, node: q.ChannelSum) -> bool:
-    """Sums over a map in tiles."""
-    x, y = builder.graph.tensor(node.inputs[0]), builder.graph.tensor(node.output)
-    block = best_block(x.shape)
 def lower_broadcast(builder: Builder, node: Node) -> bool:
     """A sum or product that broadcasts: dense."""
     graph = builder.graph
@@ -231,6 +231,10 @@ def lower_broadcast(builder: Builder, node: Node) -> bool:
     return True
 
 
+def _lower_sum(builder: Builder, node: q.ChannelSum) -> bool:
+    """Sums over a map in tiles."""
+    x, y = builder.graph.tensor(node.inputs[0]), builder.graph.tensor(node.output)
+    block = best_block(x.shape)
     whole = x.shape[0] % block[0] == 0 and (block == ROW or x.shape[1] % block[1] == 0)
     if x.dtype != "int8" or x.shape[:2] == (1, 1) or not whole or y.name in builder.graph.outputs:
         return False

@@ -32,6 +32,7 @@ class Epilogue:
         store: the result itself is wanted.
         wide: biases and multipliers are stored in 32 bits, as they are no numbers of 16 bits times one power
             of two for the layer, or offsets in 16.
+        right: a second rounding, by a right shift a channel (``Requant.right``); the record is wide.
         extra: steps behind a group's others, for weights of 9 bits (``outliers``).
     """
 
@@ -48,6 +49,7 @@ class Epilogue:
     sum: bool = False
     store: bool = True
     wide: bool = False
+    right: bool = False
     extra: int = 0
 
     @property
@@ -55,7 +57,8 @@ class Epilogue:
         """32-bit words of constants a quad: 4 biases, 4 multipliers, 4 offsets, 4 multipliers of h-swish.
 
         These are int16, int16, int8 and int16, and all that comes before the last is twice as wide in a
-        ``wide`` record. The two last are there only where they differ between channels.
+        ``wide`` record. The two last are there only where they differ between channels. Shifts of a second
+        rounding, negative and in 32 bits, are behind the multipliers.
         """
         return self.swish_word + 2 * self.swish_channel
 
@@ -67,6 +70,11 @@ class Epilogue:
     @property
     def offset_word(self) -> int:
         """The first word of the offsets."""
+        return 2 * self.multiplier_word + 4 * self.right
+
+    @property
+    def right_word(self) -> int:
+        """The first word of the shifts of a second rounding."""
         return 2 * self.multiplier_word
 
     @property
@@ -88,7 +96,7 @@ class Epilogue:
         parts += ["bias"] if self.residual_bias else []
         parts += ["sum"] if self.sum else []
         parts += ["only"] if not self.store else []
-        parts += ["wide"] if self.wide else []
+        parts += ["twice" if self.right else "wide"] if self.wide else []
         parts += [f"extra{self.extra}"] if self.extra else []
         return "_".join(p for p in parts if p)
 
@@ -110,6 +118,7 @@ def plan_epilogue(node: q.FusedConv, *, store: bool = True, want_sum: bool | Non
         sum=node.channel_sum is not None if want_sum is None else want_sum,
         store=store,
         wide=is_wide(node),
+        right=node.conv.requant.right is not None,
         extra=0 if node.conv.depthwise else most_extra_steps(node.conv.weight),
     )
     if isinstance(node.activation, q.QHardSwish):
@@ -158,6 +167,8 @@ def short_shifts(bias: np.ndarray, multiplier: np.ndarray, offset: np.ndarray) -
 
 
 def _shifts(node: q.FusedConv) -> tuple[int, int] | None:
+    if node.conv.requant.right is not None:
+        return None
     return short_shifts(node.conv.bias, node.conv.requant.multiplier, _offset(node))
 
 
@@ -184,12 +195,14 @@ def records(
     offset: np.ndarray | None,
     swish: np.ndarray | None,
     shifts: tuple[int, int] | None,
+    right: np.ndarray | None = None,
 ) -> np.ndarray:
     """int32 ``[quads, words]``: for every 4 channels their constants, as ``Epilogue.words`` says.
 
     Args:
         offset, swish: one value a channel; ``None`` where they are not of the record.
         shifts: from ``short_shifts``.
+        right: of a second rounding, one value a channel; goes with a wide record.
     """
     quads = -(-bias.size // 4)
     if shifts is None:
@@ -197,6 +210,8 @@ def records(
     else:
         pairs = zip((bias, multiplier), shifts, strict=True)
         columns = [_words(values >> shift, quads, np.int16) for values, shift in pairs]
+    if right is not None:
+        columns.append(_words(-right.astype(np.int32), quads, np.int32))  # a left shift by less than nothing
     if offset is not None:
         columns.append(_words(np.broadcast_to(offset, bias.shape), quads, np.int8 if shifts else np.int16))
     if swish is not None:
@@ -213,6 +228,7 @@ def quad_records(node: q.FusedConv, e: Epilogue) -> np.ndarray:
         _offset(node) if e.offset == "channel" else None,
         swish if e.swish_channel else None,
         None if e.wide else _shifts(node),
+        node.conv.requant.right,
     )
 
 

@@ -92,9 +92,36 @@ def _nine_bits(kind: str, seed: int) -> Graph:
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_roundings(kind: str, path: str, tmp_path: Path) -> None:
+    library = check_graph(_rounded_twice(kind, 1), path, tmp_path / "library")
+    assert _without_portable(library, path)
+    for compiler in strict_compilers():
+        compile_strictly(library.directory, compiler)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("seed", range(2, 8))
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_two_roundings(kind: str, seed: int, path: str, tmp_path: Path) -> None:
+    tuning = Options(tuning=("cortex-a55", "cortex-a76")[seed % 2])
+    check_graph(_rounded_twice(kind, seed), path, tmp_path / "library", runs=1, options=tuning)
+
+
+def _rounded_twice(kind: str, seed: int) -> Graph:
+    """Every third with weights of 9 bits besides."""
+    b = Builder(seed, f"{kind}{seed}")
+    b.twice, b.outliers = True, int(seed % 3 == 0)
+    return b.finish(KINDS[kind](b, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize("size", [(8, 8, 24), (7, 7, 12), (5, 9, 13), (1, 1, 40), (30, 2, 3)])
-def test_tables_sums_and_products(size: tuple[int, int, int], path: str, tmp_path: Path) -> None:
+def test_tables_sums_and_products(size: tuple[int, int, int], twice: bool, path: str, tmp_path: Path) -> None:
     b = Builder(size[2], f"exact{size[2]}")
+    b.twice = twice
     x = b.input(*size, zero_point=(-3,))
     y = b.conv(b.lut(b.conv(x, 20)), 24)
     y = b.lut(b.depthwise(y, 3, pad=(1, 1, 1, 1)))
@@ -105,7 +132,7 @@ def test_tables_sums_and_products(size: tuple[int, int, int], path: str, tmp_pat
     check_graph(graph, path, tmp_path / "library")
 
 
-def test_products_that_round_twice_are_exact(tmp_path: Path) -> None:
+def test_products_of_greater_factors_are_exact(tmp_path: Path) -> None:
     b = Builder(2, "twice")
     y = b.conv(b.input(6, 6, 8), 16)
     gate = b.conv(b.input(1, 1, 8), 16)

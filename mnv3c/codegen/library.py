@@ -19,6 +19,7 @@ from mnv3c.ir.count import macs, total_macs
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.passes import run_passes
 from mnv3c.paths import registry
+from mnv3c.paths.common.notes import summary as portable_summary
 
 MANIFEST_VERSION = 1
 
@@ -76,6 +77,8 @@ def build_library(
         lowered.append(LoweredPath(program, plan_memory(program)))
         if observe_program is not None:
             observe_program(path, print_program(program, lowered[-1].memory))
+    slow = (portable_summary(p.program.path, p.program.notes) for p in lowered)
+    notes = (*notes, *(note for note in slow if note is not None))
     emitted = emit(fused, lowered, summary or f"the network {graph.name}", notes, camera)
     files: dict[str, str | bytes] = dict(emitted.files)
     files["reference/integer.npz"] = serialize.dumps(graph)

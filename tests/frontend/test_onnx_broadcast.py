@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import NodeProto
 
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend import load
 from mnv3c.ir import float_ops as f
+from mnv3c.ir.broadcast import repeats
+from mnv3c.reference.floating import run
 from tests.frontend.onnx_models import CHANNELS, CONV, check, convolution, kinds, model, node
 
 HEIGHT, WIDTH = 12, 10
@@ -119,6 +122,90 @@ def test_channels_last(tmp_path: Path) -> None:
     ]
     graph = check(network(nodes, {"matrix": matrix, "pixels": pixels}), tmp_path)
     assert kinds(graph)[-3:] == ["Multiply", "constant", "Add"] or kinds(graph)[-2:] == ["Constant", "Add"]
+
+
+class Random:
+    """A network of pools, renamed axes, and sums and products of whatever fits."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[NodeProto] = [CONV]
+        self.constants = convolution()
+        self.values = [("c", (1, CHANNELS, 5, 4))]
+        for _ in range(int(self.rng.integers(4, 9))):
+            step = (self.pool, self.rename, self.rename, self.constant, self.pair, self.pair)
+            step[int(self.rng.integers(6))](*self.values[int(self.rng.integers(len(self.values)))])
+        last = self.values[-1][0]
+        self.nodes += [node("Relu", [last], "positive"), node("Add", ["positive", last], "y")]
+
+    def emit(self, op: str, inputs: list[str], dims: tuple[int, ...], **attributes: object) -> None:
+        name = f"v{len(self.values)}"
+        self.nodes.append(node(op, inputs, name, **attributes))
+        self.values.append((name, dims))
+
+    def put(self, array: np.ndarray) -> str:
+        name = f"k{len(self.constants)}"
+        self.constants[name] = array
+        return name
+
+    def pool(self, x: str, dims: tuple[int, ...]) -> None:
+        if len(dims) == 4:
+            kernel = [n if self.rng.integers(2) else 1 for n in dims[2:]]
+            pooled = (*dims[:2], *(n // k for n, k in zip(dims[2:], kernel, strict=True)))
+            self.emit("AveragePool", [x], pooled, kernel_shape=kernel)
+
+    def rename(self, x: str, dims: tuple[int, ...]) -> None:
+        if len(dims) == 4 and self.rng.integers(2):
+            order = ([0, 2, 3, 1], [0, 3, 1, 2])[int(self.rng.integers(2))]
+            self.emit("Transpose", [x], tuple(dims[i] for i in order), perm=order)
+            return
+        long = [n for n in dims if n > 1]
+        rank = int(self.rng.integers(max(2, len(long) + 1), 5))
+        new = np.ones(rank, np.int64)
+        new[sorted(self.rng.choice(np.arange(1, rank), len(long), replace=False))] = long
+        self.emit("Reshape", [x, self.put(new)], tuple(new.tolist()))
+
+    def constant(self, x: str, dims: tuple[int, ...]) -> None:
+        own = [n if self.rng.integers(2) else 1 for n in dims[int(self.rng.integers(len(dims) + 1)) :]]
+        op = str(self.rng.choice(["Add", "Mul", "Sub", "Div"]))
+        pair = [x, self.put(self.rng.uniform(0.5, 2, own).astype(np.float32))]
+        self.emit(op, pair if op == "Div" or self.rng.integers(2) else pair[::-1], dims)
+
+    def pair(self, x: str, dims: tuple[int, ...]) -> None:
+        y, others = self.values[int(self.rng.integers(len(self.values)))]
+        fits = all(m == n or 1 in (m, n) for m, n in zip(dims[::-1], others[::-1], strict=False))
+        if x != y and fits:
+            self.emit(str(self.rng.choice(["Add", "Mul"])), [x, y], np.broadcast_shapes(dims, others))
+
+
+@pytest.mark.slow
+def test_random_networks_are_right_or_refused(tmp_path: Path) -> None:
+    right = 0
+    for seed in range(80):
+        drawn = Random(seed)
+        proto = model(drawn.nodes, drawn.constants, shape=(1, 3, 5, 4))
+        path = tmp_path / "model.onnx"
+        path.write_bytes(proto.SerializeToString())
+        try:
+            graph = load(str(path))
+        except Mnv3cError as error:
+            assert "\n" not in str(error)
+            continue
+        x = drawn.rng.normal(0, 1, (5, 4, 3)).astype(np.float32)
+        affine = graph.meta["input_affine"]
+        assert isinstance(affine, dict)
+        fed = (x * np.asarray(affine["scale"]) + np.asarray(affine["shift"])).astype(np.float32)
+        got = run(graph, {"input": fed})[graph.outputs[0]]
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (want,) = session.run(None, {"x": x.transpose(2, 0, 1)[None]})
+        # Outputs are (H, W, C), whichever order the model has.
+        ways = [got.transpose(2, 0, 1), got]
+        close = [
+            np.allclose(w.ravel(), want.ravel(), rtol=1e-3, atol=1e-3 * np.abs(want).max()) for w in ways
+        ]
+        assert any(close), seed
+        right += any(isinstance(n, f.Add | f.Multiply) and repeats(graph, n) for n in graph)
+    assert right > 10
 
 
 @pytest.mark.parametrize(

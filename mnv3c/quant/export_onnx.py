@@ -303,6 +303,25 @@ def _add32(w: _Writer, node: q.QAdd32) -> None:
     _finish(w, node, y, node.offset, node.low, node.high)
 
 
+def _add16(w: _Writer, node: q.QAdd16) -> None:
+    pairs = zip(node.inputs, node.multipliers, strict=True)
+    terms = [_rounded(w, w.read(name), multiplier * 2.0**-15) for name, multiplier in pairs]
+    _finish(w, node, w.op("Add", terms))
+
+
+def _sigmoid(w: _Writer, node: q.QSigmoid) -> None:
+    x = w.op("Cast", [node.inputs[0]], to=TensorProto.DOUBLE)
+    place = w.op("Mul", [w.op("Add", [x, w.channels(32768)]), w.channels(2.0**-8)])
+    below = w.op("Floor", [place])
+    index = w.op("Cast", [below], to=TensorProto.INT64)
+    start, rise = (
+        w.op("Gather", [w.constant(values, np.float64), index])
+        for values in (node.table, np.diff(node.table))
+    )
+    line = _product(w, rise, w.op("Sub", [place, below]), 1.0)
+    w.store(w.op("Cast", [w.op("Add", [start, line])], to=TensorProto.FLOAT), node)
+
+
 def _multiply(w: _Writer, node: q.QMultiply) -> None:
     a, b = (w.read(name, zero) for name, zero in zip(node.inputs, node.zero_points, strict=True))
     y = _product(w, a, b, node.multiplier * 2.0 ** (node.shift - 31))
@@ -395,6 +414,8 @@ _RULES: dict[type[Node], Callable[[_Writer, Any], None]] = {
     q.QLut: _lut,
     q.QAdd: _add,
     q.QAdd32: _add32,
+    q.QAdd16: _add16,
+    q.QSigmoid: _sigmoid,
     q.QMultiply: _multiply,
     q.QConstant: _constant,
     q.QGate: _gate,

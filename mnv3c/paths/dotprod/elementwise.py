@@ -10,6 +10,7 @@ from mnv3c.ir import int_ops as q
 from mnv3c.ir.broadcast import repeats
 from mnv3c.ir.graph import Graph, Node, Tensor
 from mnv3c.paths.common.broadcasts import broadcast_stage, can_broadcast
+from mnv3c.paths.common.doors import quantize_stage
 from mnv3c.paths.common.enlarge import Source
 from mnv3c.paths.common.maps import can_gate, gate_stage
 from mnv3c.paths.dotprod.builder import DENSE, Builder, Form, constants, shape_text, template_kernel
@@ -52,6 +53,8 @@ def lower_elementwise(builder: Builder, node: Node) -> bool:
         return _lower_add(builder, node)
     if isinstance(node, q.QMultiply):
         return _lower_multiply(builder, node)
+    if isinstance(node, q.Quantize):
+        return _lower_quantize(builder, node)
     return isinstance(node, q.ChannelSum) and _lower_sum(builder, node)
 
 
@@ -59,6 +62,10 @@ def _form(builder: Builder, node: Node) -> Form:
     """In which form all operands and the result are: that in which they are wanted, if they have it."""
     y = builder.graph.tensor(node.output)
     if y.shape[:2] == (1, 1):
+        return DENSE
+    # An image at the door: tiles would be a quarter empty, and the first convolution does not want them.
+    thin = y.shape[2] < 4 and y.bytes % TILE == 0 and not _outside(builder, node, DENSE)
+    if thin and all(builder.has(x, DENSE) for x in node.inputs):
         return DENSE
     block = best_block(y.shape)
     wanted = builder.result_form(y, block)
@@ -77,6 +84,13 @@ def _outside(builder: Builder, node: Node, form: Form) -> bool:
     graph = builder.graph
     outer = (*graph.inputs, *graph.outputs)
     return form is DENSE and any(t in outer for t in (*node.inputs, *node.outputs))
+
+
+def _lower_quantize(builder: Builder, node: q.Quantize) -> bool:
+    read, write = builder.need(node.inputs[0], DENSE), builder.provide(node.output, DENSE)
+    source = Source("pixels", read, write, "static MNV3C_NOINLINE", "dotprod")
+    builder.add(quantize_stage(node, builder.graph.tensor(node.output), source))
+    return True
 
 
 def _lower_table(builder: Builder, node: q.QLut) -> bool:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import lcm
-
-import numpy as np
 
 from mnv3c.codegen.program import Constant, Kernel, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.broadcast import repeats
 from mnv3c.ir.graph import Node
+from mnv3c.paths.common.doors import quantize_kernel, quantize_tables
 from mnv3c.paths.neon.context import Context, shape_text
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.shares import Shares, cut
 
 LEAST_ELEMENTS = 16 * 1024  # below, waking other threads costs more than they save
-LANES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,19 +40,13 @@ def door_of(context: Context, node: Node | None) -> Door | None:
         return Door(kernel, (), "uint8_t", "uint8_t", ())
     if not isinstance(node, q.Quantize):
         return None
-    label, channels = identifier(node.name), context.tensor(node.output).shape[2]
-    period = lcm(LANES, channels)
-    scale = np.resize(np.broadcast_to(np.asarray(node.inverse_scale, np.float32), (channels,)), period)
-    zero = np.resize(np.broadcast_to(np.asarray(node.zero_point, np.int16), (channels,)), period)
-    if len(set(scale.tolist())) == len(set(zero.tolist())) == 1:
-        scale, zero = scale[:LANES], zero[:LANES]
-    names = (f"inverse_scales_{label}", f"zero_points_{label}")
+    scale, zero = quantize_tables(node, context.tensor(node.output).shape[2])
     return Door(
-        Kernel("quantize_neon", render("kernels/neon/quantize.c.j2")),
-        (Constant(names[0], scale, "table"), Constant(names[1], zero, "table")),
+        quantize_kernel("KERNEL_NEON", "neon"),
+        (scale, zero),
         "float",
         "int8_t",
-        (*names, str(scale.size)),
+        (scale.name, zero.name, str(scale.data.size)),
     )
 
 

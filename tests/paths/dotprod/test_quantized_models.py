@@ -137,3 +137,19 @@ def test_products_of_greater_factors_are_exact(tmp_path: Path) -> None:
     y = b.conv(b.input(6, 6, 8), 16)
     gate = b.conv(b.input(1, 1, 8), 16)
     check_graph(b.finish(b.multiply(y, gate, shift=9)), "dotprod", tmp_path / "library")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("shape", [(19, 21, 3), (16, 24, 3), (11, 13, 5), (90, 95, 2), (1, 1, 20)])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_float_images(per_channel: bool, shape: tuple[int, int, int], path: str, tmp_path: Path) -> None:
+    """Quantised at the door, then through a table; what is no whole vector and what is, divided and not."""
+    b = Builder(shape[1], "door")
+    x = b.quantize(b.input(*shape, dtype="float32"), per_channel)
+    y = b.lut(x)
+    y = b.conv(y, 12, 3, stride=2, pad=(1, 1, 1, 1)) if shape[0] > 1 else b.conv(y, 12)
+    outputs = (y, x) if per_channel else (y,)
+    library = check_graph(b.finish(*outputs), path, tmp_path / "library")
+    assert _without_portable(library, path) or shape[0] == 1  # whole vectors would leave a caller's vector
+    for compiler in strict_compilers():
+        compile_strictly(library.directory, compiler)

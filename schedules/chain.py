@@ -22,13 +22,13 @@ def links(op):
 def of_links(op, target, ask):
     """What ``ask`` says of each block's knobs, by the names that they have in the chain."""
     *_, (last, _) = links(op)
-    shared = ("band_rows", "workers")
-    return {
-        f"{prefix}{knob}": value
-        for prefix, one in links(op)
-        for knob, value in ask(one, target).items()
-        if prefix == last or knob not in shared
-    }
+    found = {}
+    for prefix, one in links(op):
+        for knob, value in ask(one, target).items():
+            of_all = knob in ("band_rows", "workers")
+            if prefix == last if of_all else op.path != "neon":
+                found[f"{prefix}{knob}"] = value
+    return found
 
 
 def legal(op, target):

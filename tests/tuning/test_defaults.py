@@ -40,10 +40,10 @@ def uneven() -> Graph:
 
 @functools.cache
 def chained() -> Graph:
-    """A first layer and blocks without SE: what may all be one stage."""
+    """A first layer and blocks without SE, and a large tensor between them: what may all be one stage."""
     b = Builder(5, "chained")
-    x = b.hard_swish(b.conv(b.input(48, 48, 3), 16, 3, stride=2, pad=(1, 1, 1, 1), dtype="int16"))
-    x = inverted_residual(b, x, 16, 16, 3, 1, swish=False)
+    x = b.hard_swish(b.conv(b.input(128, 128, 3), 32, 3, stride=2, pad=(1, 1, 1, 1), dtype="int16"))
+    x = inverted_residual(b, x, 32, 32, 3, 1, swish=False)
     x = inverted_residual(b, x, 64, 24, 3, 2, swish=False)
     x = inverted_residual(b, x, 72, 24, 3, 1)
     return b.finish(x)
@@ -80,8 +80,8 @@ def test_defaults_are_what_the_path_uses(graph, path, core):
 @pytest.mark.parametrize(("path", "core"), CASES[::2])
 def test_defaults_in_every_fusion_and_block_shape(path, core):
     layers = tasks.variants(chained(), path, core)
-    assert "chain" in compare(chained(), path, core, layers) or path == "neon"
-    assert path == "neon" or any("image" in dict(layer.op.shape) for layer in layers)
+    assert "chain" in compare(chained(), path, core, layers)
+    assert any("image" in layer.op.key for layer in layers)
 
 
 @pytest.mark.slow

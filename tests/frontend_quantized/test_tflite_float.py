@@ -17,7 +17,8 @@ from tests.tflite_files import NONE, RELU, RELU6, SAME, VALID, File
 litert = pytest.importorskip("ai_edge_litert.interpreter")
 
 
-def network() -> File:
+def network(half: bool = False) -> File:
+    """``half``: weights in float16, as TFLite's converter makes them for ``target_spec.supported_types``."""
     file = File()
     rng = np.random.default_rng(4)
 
@@ -25,7 +26,11 @@ def network() -> File:
         return file.tensor((1, *shape), "float32")
 
     def constant(*shape):
-        return file.tensor(shape, "float32", data=rng.normal(0, 0.3, shape))
+        values = rng.normal(0, 0.3, shape)
+        if not half:
+            return file.tensor(shape, "float32", data=values)
+        stored = file.tensor(shape, "float16", data=values)
+        return file.operator("DEQUANTIZE", (stored,), file.tensor(shape, "float32"), version=3)
 
     x = value(14, 14, 3)
     file.inputs = [x]
@@ -56,9 +61,10 @@ def network() -> File:
     return file
 
 
-def test_equals_litert(tmp_path):
+@pytest.mark.parametrize("half", [False, True])
+def test_equals_litert(tmp_path, half):
     path = tmp_path / "net.tflite"
-    data = network().bytes()
+    data = network(half).bytes()
     path.write_bytes(data)
     assert not quantized.is_quantized(path)
     graph = tflite.load_float(path)

@@ -19,6 +19,7 @@ from mnv3c.frontend.quantized.values import identifier
 from mnv3c.frontend.tflite import operators as ops
 from mnv3c.frontend.tflite import spatial
 from mnv3c.frontend.tflite.detection import split
+from mnv3c.frontend.tflite.half import widened
 from mnv3c.frontend.tflite.reader import Model, TensorInfo, read
 from mnv3c.ir import float_ops as f
 from mnv3c.ir.broadcast import broadcast, shortest
@@ -39,7 +40,7 @@ def load_float(path: Path | str, name: str | None = None) -> Graph:
     Raises:
         Mnv3cError: the file is damaged, quantised, or holds an operator that is not supported.
     """
-    model, detection = split(read(path))
+    model, detection = split(widened(read(path)))
     soft = detection is not None and all("SOFTMAX" in m.names for m in detection.scores)
     if detection is not None and not detection.settings.logits and not soft:
         raise Mnv3cError("needs scores of a LOGISTIC or a SOFTMAX in a float model", detection.place)

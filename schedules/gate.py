@@ -1,10 +1,10 @@
 """The gate of a squeeze-excite layer.
 
-| knob     | values             | what it does                                                        |
-|----------|--------------------|---------------------------------------------------------------------|
-| `unroll` | 1, 2, 4            | groups of 4 channels a turn of the inner loop                       |
-| `pairs`  | `joined`, `single` | neighbouring vectors loaded by one instruction, or each by its own  |
-| `workers`| 1 to 4             | as in `pointwise.py`                                                |
+| knob      | values             | what it does                                                        |
+|-----------|--------------------|---------------------------------------------------------------------|
+| `unroll`  | 1, 2, 4            | groups of 4 channels a turn of the inner loop                       |
+| `pairs`   | `joined`, `single` | neighbouring vectors loaded by one instruction, or each by its own  |
+| `workers` | 1 to 4             | as in `pointwise.py`                                                |
 """
 
 from mnv3c.schedules import table_of

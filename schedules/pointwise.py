@@ -213,7 +213,7 @@ def in_order(target: Target) -> bool:
 def worthwhile(table: Table, target: Target) -> Table:
     """A kernel's knobs without values that never win: tiny tiles, short turns; and without ``workers``."""
     kept = {knob: values for knob, values in table.items() if not knob.endswith("workers")}
-    for knob, values in kept.items():
+    for knob, values in tuple(kept.items()):
         if knob.endswith("tile"):
             areas = {v: _area(str(v)) for v in values}
             kept[knob] = tuple(v for v in values if 2 * areas[v] >= max(areas.values()))

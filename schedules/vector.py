@@ -1,11 +1,11 @@
 """Matrix times vector: SE layers, the classifier.
 
-| knob    | values             | what it does                                                        |
-|---------|--------------------|---------------------------------------------------------------------|
-| `quads` | 1, 2, 3, 4, 5, 6   | groups of 4 outputs whose sums are in registers together            |
-| `pairs` | `joined`, `single` | neighbouring vectors loaded by one instruction, or each by its own  |
-| `chunk` | `neon`: 1, 2, ...  | as in `pointwise.py`, whose kernel it is; not searched, of one pixel |
-| `workers` | 1 to 4           | as in `pointwise.py`                                                |
+| knob      | values             | what it does                                                         |
+|-----------|--------------------|----------------------------------------------------------------------|
+| `quads`   | 1, 2, 3, 4, 5, 6   | groups of 4 outputs whose sums are in registers together             |
+| `pairs`   | `joined`, `single` | neighbouring vectors loaded by one instruction, or each by its own   |
+| `chunk`   | `neon`: 1, 2, ...  | as in `pointwise.py`, whose kernel it is; not searched for one pixel   |
+| `workers` | 1 to 4             | as in `pointwise.py`                                                 |
 """
 
 from mnv3c.schedules import divisors, table_of

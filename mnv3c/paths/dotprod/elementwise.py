@@ -55,7 +55,7 @@ def lower_elementwise(builder: Builder, node: Node) -> bool:
         return _lower_multiply(builder, node)
     if isinstance(node, q.Quantize):
         return _lower_quantize(builder, node)
-    return isinstance(node, q.ChannelSum) and _lower_sum(builder, node)
+    return isinstance(node, q.ChannelSum) and lower_sum(builder, node)
 
 
 def _form(builder: Builder, node: Node) -> Form:
@@ -245,15 +245,16 @@ def lower_broadcast(builder: Builder, node: Node) -> bool:
     return True
 
 
-def _lower_sum(builder: Builder, node: q.ChannelSum) -> bool:
-    """Sums over a map in tiles."""
+def lower_sum(builder: Builder, node: q.ChannelSum) -> bool:
+    """Sums over a map that is there in tiles; False if it is not, or has tiles with parts of no map."""
     x, y = builder.graph.tensor(node.inputs[0]), builder.graph.tensor(node.output)
-    block = best_block(x.shape)
-    whole = x.shape[0] % block[0] == 0 and (block == ROW or x.shape[1] % block[1] == 0)
-    if x.dtype != "int8" or x.shape[:2] == (1, 1) or not whole or y.name in builder.graph.outputs:
+    if x.dtype != "int8" or x.shape[:2] == (1, 1) or y.name in builder.graph.outputs:
         return False
-    if not builder.has(x.name, block):
+    if not builder.tiled(x.name):
         return False
+    blocks = (best_block(x.shape), ROW)
+    whole = [b for b in blocks if b == ROW or (x.shape[0] % b[0], x.shape[1] % b[1]) == (0, 0)]
+    block = next((b for b in whole if builder.has(x.name, b)), whole[0])
     rows, columns = grid(x.shape, block)
     edge = x.shape[1] % block[1]
     if not edge:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mnv3c.codegen.program import Options, Program
 from mnv3c.codegen.render import render
 from mnv3c.ir import int_ops as q
@@ -21,6 +23,7 @@ from mnv3c.paths.dotprod.elementwise import (
     lower_broadcast,
     lower_elementwise,
     lower_gate_map,
+    lower_sum,
     separate_tables,
 )
 from mnv3c.paths.dotprod.links import Members
@@ -75,6 +78,7 @@ def lower_graph(graph: Graph, options: Options, instructions: Instructions) -> P
         "kernels/dotprod/prologue.c.j2",
         clang_target=instructions.clang_target,
         single_loads=builder.mentions(SINGLE_LOADS),
+        gathers=builder.mentions("gather_call"),
     )
     return builder.program(
         includes=("arm_neon.h", "stddef.h"),
@@ -115,4 +119,9 @@ def _lower_conv(
     for rule in (lower_vector, lower_pointwise, lower_logits, lower_dense):
         if rule(builder, conv):
             return
+    if conv.channel_sum is not None:
+        _lower_conv(builder, replace(conv, outputs=conv.outputs[:1], channel_sum=None), flips)
+        if not lower_sum(builder, conv.channel_sum):
+            builder.fall_back(conv.channel_sum)
+        return
     builder.fall_back(conv, "no fast kernel for this convolution")

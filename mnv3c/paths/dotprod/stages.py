@@ -13,6 +13,7 @@ from mnv3c.ir.graph import Tensor
 from mnv3c.paths.common.shares import Split, for_shares, own, split
 from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel, unique
 from mnv3c.paths.dotprod.chunks import MULTIPLE, Walk, chunks_of
+from mnv3c.paths.dotprod.elementwise import lower_sum
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import ROW, TILE, block_name, grid, quads, tiled_bytes
 from mnv3c.paths.dotprod.loads import loads_of
@@ -121,7 +122,8 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
         conv_alone = replace(node, outputs=node.outputs[:1], channel_sum=None)
         if not lower_pointwise(builder, conv_alone):
             return False
-        builder.fall_back(node.channel_sum)
+        if not lower_sum(builder, node.channel_sum):
+            builder.fall_back(node.channel_sum)
         return True
     block = builder.block(node.name, "block", x.shape)
     label = identifier(node.name)
@@ -314,7 +316,7 @@ def lower_dense(builder: Builder, node: q.FusedConv) -> bool:
         "common": (layer_record(node), "table"),
         "padding": (zero_point.copy(), "table"),
     }
-    gather = template_kernel("gather")
+    gather = template_kernel("gather_quads" if x.shape[2] % 4 == 0 else "gather")
     windows = builder.scratch(f"{label}_windows", (columns * quads(depth) + 1) * TILE)
     shares = split(rows, builder.workers(node.name, own_memory=True))
     gather_call = call(

@@ -1,11 +1,12 @@
 """The table of issue 3: what the generated code costs on each core, beside its peers.
 
-    python benchmarks/kernels.py [--network NAME] [--core CORE] [--work DIR [--show]] [--json FILE]
+    python benchmarks/kernels.py [--network NAME] [--core CORE] [--tuned] [--work DIR [--show]] [--json FILE]
 
 Compiles MobileNetV3 Large and Small of the zoo (random weights and calibration: neither changes a count
 by more than a branch) for each core and counts one run as ``mnv3c bench`` does. ``--work`` keeps the
 quantised networks and the reports: run again, only the code is generated and counted anew; with
-``--show``, nothing is, and the reports that are there make the table.
+``--show``, nothing is, and the reports that are there make the table. Schedules are the defaults of each
+core, with ``--tuned`` those of ``schedules/records``, which ``mnv3c compile`` takes.
 Exit code 1 if a measured row misses what it must reach.
 """
 
@@ -24,7 +25,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mnv3c import api, targets
+from mnv3c import api, targets, toolchain
 from mnv3c.bench.report import bench
 from mnv3c.bench.table import count
 from mnv3c.codegen.library import build_library
@@ -35,6 +36,7 @@ from mnv3c.ir import serialize
 from mnv3c.ir.graph import Graph
 from mnv3c.paths import registry
 from mnv3c.runners.library import open_library
+from mnv3c.tuning.apply import apply, sources
 
 PEERS = Path(__file__).with_name("peers.toml")
 _IN_MEMORY = ("arena", "writable", "stack", "beyond_weights")
@@ -52,7 +54,7 @@ def quantized(network: str, work: Path) -> Graph:
 Report = Mapping[str, Any]  # what `mnv3c bench --json` prints
 
 
-def measure(network: str, core: str, work: Path, cc: str | None) -> Report:
+def measure(network: str, core: str, work: Path, cc: str | None, tuned: bool = False) -> Report:
     """Compile for one core and count.
 
     Raises:
@@ -64,9 +66,12 @@ def measure(network: str, core: str, work: Path, cc: str | None) -> Report:
     path = best if best in registry.available() else None
     if path is None:
         raise Mnv3cError(f"the path {best} is not there yet", core)
-    library = build_library(
-        quantized(network, work), (path,), options=Options(tuning=core), settings={"target": core}
-    )
+    graph, options = quantized(network, work), Options(tuning=core)
+    if tuned:
+        known, _ = sources(target, toolchain.find("aarch64", cc).kind, ())
+        applied = apply(graph, path, target, known, toolchain.find("aarch64", cc).kind)
+        options = Options(tuning=core, schedules=applied.schedules, tuned=applied.tuned)
+    library = build_library(graph, (path,), options=options, settings={"target": core})
     folder = work / f"{network}_{core}"
     write_folder(folder, library.files)
     report = bench(open_library(folder), path=path, cpu=core, cc=cc).as_json()
@@ -130,6 +135,7 @@ def main() -> int:
     parser.add_argument("--network", action="append", choices=sorted({n for n, _ in wanted}))
     parser.add_argument("--core", action="append", choices=sorted({c for _, c in wanted}))
     parser.add_argument("--cc", help="C compiler command")
+    parser.add_argument("--tuned", action="store_true", help="with the records that the repository ships")
     parser.add_argument("--work", type=Path, help="folder to keep networks and reports in")
     parser.add_argument("--show", action="store_true", help="measure nothing, show what --work holds")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
@@ -148,7 +154,7 @@ def main() -> int:
                     reports[network, core] = json.loads(kept.read_text())
                 continue
             try:
-                reports[network, core] = measure(network, core, work, arguments.cc)
+                reports[network, core] = measure(network, core, work, arguments.cc, arguments.tuned)
             except (Mnv3cError, CheckFailed) as error:
                 console.print(f"{network} on {core}: {error}", style="yellow", highlight=False)
     results = rows(table, reports)

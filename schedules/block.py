@@ -259,7 +259,11 @@ def _default_neon(op):
 
 def candidates(op, target):
     if op.path == "neon":
-        return {"slices": spread(op.number("channels") // BLOCK, 12)} if sliced(op) else {}
+        if not sliced(op):
+            return {}
+        # Slices are the shares of workers too: fewer save one worker a thousandth, and keep others waiting.
+        every = spread(op.number("channels") // BLOCK, 12)
+        return {"slices": tuple(n for n in every if n >= pointwise.MOST) or every[-1:]}
     table = dict(pointwise.worthwhile(legal(op, target), target))
     most = rows(op)
     table["band_rows"] = tuple(sorted({-(-most // n) for n in range(1, most + 1)}))

@@ -17,7 +17,7 @@ from mnv3c.targets import Target
 from mnv3c.tuning import bound, grid, tasks
 from mnv3c.tuning.apply import Applied, apply
 from mnv3c.tuning.bound import Bound
-from mnv3c.tuning.devices.base import Candidate, Device
+from mnv3c.tuning.devices.base import Device
 from mnv3c.tuning.devices.simulated import SimulatedDevice
 from mnv3c.tuning.grid import Block
 from mnv3c.tuning.journal import Journal
@@ -123,7 +123,7 @@ class Meter:
                 for op, candidate in some.items():
                     ran = self._device.simulations.get(candidate.key)
                     if ran is not None:
-                        touched = _traffic(made[op], candidate)
+                        touched = bound.traffic(candidate, made[op].graph, *made[op].converted)
                         self._least[op] = bound.of(self._core, ran.executed, touched)
             for op, candidate in some.items():
                 cost = self._journal.get(candidate.key)
@@ -138,11 +138,6 @@ class Meter:
     def _schedule(self, layer: Layer) -> Schedule:
         found = next((r for k in self._known if (r := k.get(layer.op, self._family)) is not None), None)
         return found.schedule if found is not None else {}
-
-
-def _traffic(task: Task, candidate: Candidate) -> bound.Traffic:
-    needs, gives = ([name for name, _ in ends] for ends in (task.layer.needs, task.layer.gives))
-    return bound.traffic(candidate, task.graph, needs, gives)
 
 
 def network_csv(entries: Sequence[Entry], unit: str) -> str:

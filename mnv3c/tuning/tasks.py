@@ -295,6 +295,18 @@ class Task:
         sums = {n.output for n in self.graph.nodes if isinstance(n, q.ChannelSum)}
         return {n.name for n in self.graph.nodes if sums.intersection(n.inputs)}
 
+    @property
+    def converted(self) -> tuple[set[str], set[str]]:
+        """Inputs and outputs of ``graph`` that a run brings into another form, before and behind the layer.
+
+        Dense maps stay as they are, but for inputs that are copied into the library's own memory.
+        """
+        needs, gives = (
+            {name for name, form in ends if form} for ends in (self.layer.needs, self.layer.gives)
+        )
+        flips = (n for n in self.graph.nodes if isinstance(n, q.FlipSign) and n.name not in self.layer.nodes)
+        return needs | {n.inputs[0] for n in flips}, gives
+
     def candidate(self, schedule: Schedule) -> tuple[Candidate, Schedule]:
         """The one-stage network compiled with that schedule, and the value that every knob then has.
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -102,13 +104,23 @@ def test_tensors_are_filled_as_far_as_no_cache_can_have_kept_them():
     assert fills(constants=256, direct=(2048,)) == 256 + 2048
 
 
+def test_dense_maps_are_converted_only_by_the_copy_into_own_memory():
+    graph = network()
+    layers = [x for x in tasks.layers(graph, "neon", "cortex-a53") if x.op.operator == "pointwise"]
+    for layer in layers:
+        task = tasks.task(graph, layer, "cortex-a53")
+        found = bound.traffic(task.candidate({})[0], task.graph, *task.converted)
+        maps = [math.prod(graph.tensor(name).shape) for name, _ in layer.needs]
+        assert found.read == tuple(maps) and found.written == ()
+    assert layers
+
+
 def test_traffic_of_a_layer_is_counted_by_how_its_tensors_come():
     graph = network()
     for layer in tasks.layers(graph, "dotprod", "cortex-a55"):
         task = tasks.task(graph, layer, "cortex-a55")
         candidate = task.candidate({})[0]
-        read, written = ([name for name, _ in ends] for ends in (layer.needs, layer.gives))
-        found = bound.traffic(candidate, task.graph, read, written)
+        found = bound.traffic(candidate, task.graph, *task.converted)
         every = sum(t.bytes for t in (*candidate.inputs, *candidate.outputs))
         over = every - sum(found.direct) - sum(found.read) - sum(found.written)
         # A gate writes its result over what it reads; a residual sum may.

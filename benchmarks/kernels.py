@@ -68,8 +68,9 @@ def measure(network: str, core: str, work: Path, cc: str | None, tuned: bool = F
         raise Mnv3cError(f"the path {best} is not there yet", core)
     graph, options = quantized(network, work), Options(tuning=core)
     if tuned:
-        known, _ = sources(target, toolchain.find("aarch64", cc).kind, ())
-        applied = apply(graph, path, target, known, toolchain.find("aarch64", cc).kind)
+        family = toolchain.find("aarch64", cc).kind
+        known, _ = sources(target, family, ())
+        applied = apply(graph, path, target, known, family)
         options = Options(tuning=core, schedules=applied.schedules, tuned=applied.tuned)
     library = build_library(graph, (path,), options=options, settings={"target": core})
     folder = work / f"{network}_{core}"

@@ -11,12 +11,14 @@ import numpy as np
 
 from mnv3c import runners, toolchain
 from mnv3c.camera import Frame
-from mnv3c.codegen.camera import camera_of
+from mnv3c.codegen.camera import Camera, camera_of
 from mnv3c.codegen.library import build_library
 from mnv3c.codegen.write import write_folder
 from mnv3c.errors import Mnv3cError
 from mnv3c.evaluate.subject import Subject
+from mnv3c.ir.graph import Graph
 from mnv3c.reference import integer
+from mnv3c.runners import Library, Runner
 from mnv3c.runners.host import HostRunner
 from mnv3c.verification.frames import library_image
 from mnv3c.verification.inputs import byte_levels
@@ -41,39 +43,13 @@ def open_outputs(
     """
     graph = subject.integer
     assert graph is not None
-
-    def given(image: np.ndarray) -> list[np.ndarray]:
-        return [subject.library_inputs(image[None])[0]]
-
-    if emulate:
-        if subject.library is None:
-            raise Mnv3cError("runs a compiled library; give its folder", "--emulate")
-        emulated = runners.open_runner(subject.library, path or subject.library.paths[0], cc=cc)
-        try:
-            yield lambda image: emulated.run(given(image)), f"path {emulated.path} on {emulated.where}"
-        finally:
-            emulated.close()
-        return
-    try:
-        toolchain.find("host", cc)
-    except Mnv3cError:
-        if cc is not None:
-            raise
+    with _open(graph, subject.library, None, emulate, path, cc) as (runner, where):
 
         def run(image: np.ndarray) -> list[np.ndarray]:
-            values = integer.run(graph, {graph.inputs[0]: given(image)[0]})
-            return [values[name] for name in graph.outputs]
+            given = subject.library_inputs(image[None])[0]
+            return runner.run([given]) if runner is not None else _in_numpy(graph, given)
 
-        yield run, "NumPy (no C compiler for this machine)"
-        return
-    with tempfile.TemporaryDirectory(prefix="mnv3c-") as folder:
-        directory = Path(folder, "library")
-        write_folder(directory, build_library(graph, ["ref"]).files)
-        host = HostRunner(runners.open_library(directory), cc=cc)
-        try:
-            yield lambda image: host.run(given(image)), "path ref on this machine"
-        finally:
-            host.close()
+        yield run, where
 
 
 @contextlib.contextmanager
@@ -89,31 +65,47 @@ def open_camera(
     if graph is None or library is None or "camera" not in library.manifest:
         raise Mnv3cError("runs a library that was compiled with --camera; give its folder", "--fit")
     levels = byte_levels(graph, subject.network, subject.normalize)
+    camera = camera_of(graph, library.manifest["camera"]["format"], levels)
+    with _open(graph, library, camera, emulate, path, cc) as (runner, where):
+
+        def run(frame: Frame) -> list[np.ndarray]:
+            if runner is not None:
+                return runner.run_camera(frame)
+            return _in_numpy(graph, library_image(frame, levels, graph))
+
+        yield run, where
+
+
+@contextlib.contextmanager
+def _open(
+    graph: Graph,
+    library: Library | None,
+    camera: Camera | None,
+    emulate: bool,
+    path: str | None,
+    cc: str | None,
+) -> Iterator[tuple[Runner | None, str]]:
+    """What runs the network, and its name; ``None`` for NumPy."""
     if emulate:
-        emulated = runners.open_runner(library, path or library.paths[0], cc=cc)
-        try:
-            yield emulated.run_camera, f"path {emulated.path} on {emulated.where}"
-        finally:
-            emulated.close()
+        if library is None:
+            raise Mnv3cError("runs a compiled library; give its folder", "--emulate")
+        with contextlib.closing(runners.open_runner(library, path or library.paths[0], cc=cc)) as emulated:
+            yield emulated, f"path {emulated.path} on {emulated.where}"
         return
     try:
         toolchain.find("host", cc)
     except Mnv3cError:
         if cc is not None:
             raise
-
-        def run(frame: Frame) -> list[np.ndarray]:
-            values = integer.run(graph, {graph.inputs[0]: library_image(frame, levels, graph)})
-            return [values[name] for name in graph.outputs]
-
-        yield run, "NumPy (no C compiler for this machine)"
+        yield None, "NumPy (no C compiler for this machine)"
         return
     with tempfile.TemporaryDirectory(prefix="mnv3c-") as folder:
         directory = Path(folder, "library")
-        camera = camera_of(graph, library.manifest["camera"]["format"], levels)
         write_folder(directory, build_library(graph, ["ref"], camera=camera).files)
-        host = HostRunner(runners.open_library(directory), cc=cc)
-        try:
-            yield host.run_camera, "path ref on this machine"
-        finally:
-            host.close()
+        with contextlib.closing(HostRunner(runners.open_library(directory), cc=cc)) as host:
+            yield host, "path ref on this machine"
+
+
+def _in_numpy(graph: Graph, given: np.ndarray) -> list[np.ndarray]:
+    values = integer.run(graph, {graph.inputs[0]: given})
+    return [values[name] for name in graph.outputs]

@@ -6,7 +6,7 @@ every block), and an ONNX model that onnxruntime can run, made of the same param
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 # in, kernel, expanded, out, stride, squeeze width (0: none), kind
 Row = tuple[int, int, int, int, int, int, str]
 State = dict[str, np.ndarray]
+Shape = tuple[str, tuple[int, int, int, int]]  # layer, weight
 
 V1: list[Row] = [
     (a, 3, a, b, s, 0, "separable")
@@ -136,9 +137,17 @@ NETWORKS = {
 }
 
 
-def shapes(name: str, classes: int) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
+def shapes(name: str, classes: int) -> Iterator[Shape]:
     """Layer and weight shape, in execution order."""
     table, _, last = NETWORKS[name]
+    yield from trunk_shapes(table)
+    if last:
+        yield "last", (last, table[-1][3], 1, 1)
+    yield "classifier", (classes, last or table[-1][3], 1, 1)
+
+
+def trunk_shapes(table: list[Row]) -> Iterator[Shape]:
+    """As ``shapes``, of the first layer and the blocks."""
     yield "stem", (32, 3, 3, 3)
     for i, (inputs, kernel, expanded, out, _, squeezed, kind) in enumerate(table):
         if expanded != inputs:
@@ -150,73 +159,97 @@ def shapes(name: str, classes: int) -> Iterator[tuple[str, tuple[int, int, int, 
             yield f"block{i}.squeeze", (squeezed, expanded, 1, 1)
             yield f"block{i}.excite", (expanded, squeezed, 1, 1)
         yield f"block{i}.project", (out, expanded, 1, 1)
-    if last:
-        yield "last", (last, table[-1][3], 1, 1)
-    yield "classifier", (classes, last or table[-1][3], 1, 1)
 
 
 def random_state(name: str, classes: int = 10, seed: int = 0) -> State:
     """Random weights and biases under the zoo's own names."""
+    return state_of(shapes(name, classes), seed)
+
+
+def state_of(layers: Iterable[Shape], seed: int = 0) -> State:
+    """Random weights and biases of some layers."""
     rng = np.random.default_rng(seed)
     state: State = {}
-    for layer, weight in shapes(name, classes):
+    for layer, weight in layers:
         gain = 1.7 / np.sqrt(np.prod(weight[1:]))
         state[f"{layer}.weight"] = rng.normal(0, gain, weight).astype(np.float32)
         state[f"{layer}.bias"] = rng.normal(0, 0.1, weight[0]).astype(np.float32)
     return state
 
 
+class Writer:
+    """Writes a network as ONNX, layer by layer, with symmetric padding; the input is ``x``."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.nodes: list[onnx.NodeProto] = []
+
+    def emit(self, op: str, *inputs: str, **attributes: object) -> str:
+        """An operator; the name of its result."""
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
+        return name
+
+    def conv(self, x: str, layer: str, act: str = "", stride: int = 1, dilation: int = 1) -> str:
+        """The convolution of that name in the state, and an activation: relu, relu6 or sigmoid."""
+        weight = self.state[f"{layer}.weight"]
+        groups = weight.shape[0] if layer.endswith("depthwise") else 1
+        pads = [weight.shape[2] // 2 * dilation] * 4
+        fields = {"strides": [stride] * 2, "dilations": [dilation] * 2, "pads": pads, "group": groups}
+        x = self.emit("Conv", x, f"{layer}.weight", f"{layer}.bias", **fields)
+        if act == "relu6":
+            return self.emit("Clip", x, "zero", "six")
+        return self.emit({"relu": "Relu", "sigmoid": "Sigmoid"}[act], x) if act else x
+
+    def model(
+        self,
+        size: Sequence[int],
+        outputs: Mapping[str, Sequence[int] | None],
+        opset: int = 17,
+        **constants: np.ndarray,
+    ) -> onnx.ModelProto:
+        """The model of what was written.
+
+        Args:
+            size: height and width of the input.
+            outputs: names to shapes, where these are told.
+            constants: beside the state.
+        """
+        values = {**self.state, "zero": np.float32(0), "six": np.float32(6), **constants}
+        graph = helper.make_graph(
+            self.nodes,
+            "network",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, *size])],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, shape in outputs.items()
+            ],
+            [numpy_helper.from_array(np.asarray(v), k) for k, v in values.items()],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
 def onnx_model(name: str, state: State, size: int) -> onnx.ModelProto:
     """The network of such parameters; symmetric padding, input ``x`` ``[1, 3, size, size]``."""
     table, activation, last = NETWORKS[name]
-    nodes: list[onnx.NodeProto] = []
-
-    def emit(op: str, *inputs: str, **attributes: object) -> str:
-        nodes.append(helper.make_node(op, list(inputs), [f"t{len(nodes)}"], **attributes))
-        return f"t{len(nodes) - 1}"
-
-    def conv(x: str, layer: str, act: str = "", stride: int = 1) -> str:
-        weight = state[f"{layer}.weight"]
-        groups = weight.shape[0] if layer.endswith("depthwise") else 1
-        pads = [weight.shape[2] // 2] * 4
-        x = emit(
-            "Conv",
-            x,
-            f"{layer}.weight",
-            f"{layer}.bias",
-            strides=[stride] * 2,
-            pads=pads,
-            group=groups,
-        )
-        if act == "relu6":
-            return emit("Clip", x, "zero", "six")
-        return emit({"relu": "Relu", "sigmoid": "Sigmoid"}[act], x) if act else x
-
-    x = conv("x", "stem", activation, 2)
+    w = Writer(state)
+    x = w.conv("x", "stem", activation, 2)
     for i, (inputs, _, expanded, out, stride, squeezed, kind) in enumerate(table):
         entry = x
         if expanded != inputs:
-            x = conv(x, f"block{i}.expand", activation, stride if kind == "fused" else 1)
+            x = w.conv(x, f"block{i}.expand", activation, stride if kind == "fused" else 1)
         if kind != "fused":
-            x = conv(x, f"block{i}.depthwise", activation, stride)
+            x = w.conv(x, f"block{i}.depthwise", activation, stride)
         if squeezed:
-            gate = conv(emit("GlobalAveragePool", x), f"block{i}.squeeze", "relu")
-            x = emit("Mul", x, conv(gate, f"block{i}.excite", "sigmoid"))
-        x = conv(x, f"block{i}.project", activation if kind == "separable" else "")
+            gate = w.conv(w.emit("GlobalAveragePool", x), f"block{i}.squeeze", "relu")
+            x = w.emit("Mul", x, w.conv(gate, f"block{i}.excite", "sigmoid"))
+        x = w.conv(x, f"block{i}.project", activation if kind == "separable" else "")
         if kind in ("inverted", "fused") and stride == 1 and inputs == out:
-            x = emit("Add", x, entry)
+            x = w.emit("Add", x, entry)
     if last:
-        x = conv(x, "last", activation)
-    x = emit("Flatten", conv(emit("GlobalAveragePool", x), "classifier"))
-    constants = state | {"zero": np.float32(0), "six": np.float32(6)}
-    graph = helper.make_graph(
-        nodes,
-        "family",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, size, size])],
-        [helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, len(state["classifier.bias"])])],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        x = w.conv(x, "last", activation)
+    x = w.emit("Flatten", w.conv(w.emit("GlobalAveragePool", x), "classifier"))
+    return w.model((size, size), {x: [1, len(state["classifier.bias"])]}, opset=13)
 
 
 def with_batch_norm(state: State, names: dict[str, tuple[str, str]], seed: int = 0) -> State:

@@ -34,7 +34,7 @@ from mnv3c.frontend.qdq.reals import (
 )
 from mnv3c.frontend.quantized import spatial as moves
 from mnv3c.frontend.quantized.builder import Builder
-from mnv3c.frontend.quantized.values import LARGEST_SCALE, SMALLEST_SCALE, Affine, Value, Window
+from mnv3c.frontend.quantized.values import LARGEST_SCALE, SMALLEST_SCALE, Affine, Value, Window, ends
 from mnv3c.ir.broadcast import shortest
 from mnv3c.ir.graph import Graph, Shape
 
@@ -385,16 +385,6 @@ class _Importer:
             raise Mnv3cError("of anything but a dequantised vector is not supported", node.place)
         self.reals[out] = real
 
-    def ends(self, name: str) -> bool:
-        """Whether a tensor leads to outputs alone, by operators that compute nothing."""
-        found = {name}
-        for node in self.model.nodes:
-            if found.intersection(node.inputs):
-                if node.op not in _NOTHING:
-                    return False
-                found.update(node.outputs)
-        return True
-
     def softmax(self, node: NodeInfo) -> None:
         x, out = self.exact(node, 0), node.outputs[0]
         axis = int(node.attribute("axis", -1 if self.model.opset >= 13 else 1))
@@ -402,7 +392,7 @@ class _Importer:
         # Before opset 13 it runs over all axes from the given one on.
         if axis not in ((1, -1, -3) if vector else (1, -3)) or not (vector or self.model.opset >= 13):
             raise Mnv3cError(f"runs over axis {axis}, not over the channels", node.place)
-        if not self.ends(out):
+        if not ends(out, ((n.op in _NOTHING, n.inputs, n.outputs) for n in self.model.nodes)):
             self.reals[out] = Pending(
                 lambda affine, low, high, name: moves.limited(
                     self.builder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,21 @@ IDENTITY = np.arange(-128, 128, dtype=np.int8)
 MAX_ELEMENTS = 1 << 28
 # Beyond these a scale is damage: products and ratios of two still fit float32.
 SMALLEST_SCALE, LARGEST_SCALE = 2.0**-60, 2.0**60
+
+
+def ends(start: str | int, operators: Iterable[tuple[bool, Sequence[object], Sequence[object]]]) -> bool:
+    """Whether a value of a model leads to outputs alone, by operators that compute nothing.
+
+    Args:
+        operators: in the model's order, of each: whether it computes nothing, what it reads and writes.
+    """
+    found: set[object] = {start}
+    for nothing, inputs, outputs in operators:
+        if found.intersection(inputs):
+            if not nothing:
+                return False
+            found.update(outputs)
+    return True
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from mnv3c.errors import Mnv3cError
 from mnv3c.frontend.quantized import spatial as moves
 from mnv3c.frontend.quantized.builder import Builder
-from mnv3c.frontend.quantized.values import Affine, Value, Window
+from mnv3c.frontend.quantized.values import Affine, Value, Window, ends
 from mnv3c.frontend.tflite import arithmetic, spatial
 from mnv3c.frontend.tflite import operators as ops
 from mnv3c.frontend.tflite.detection import Detection, Map, split
@@ -28,7 +28,8 @@ from mnv3c.ir.graph import Graph
 from mnv3c.ir.verify import InvalidGraph, verify
 
 _NARROW = ("uint8", "int8")
-
+# What may stand between a softmax and an output.
+_NOTHING = ("RESHAPE", "SQUEEZE", "QUANTIZE", "DEQUANTIZE")
 
 # LiteRT's default engine (XNNPACK) does not take a ratio of scales from here up and leaves such a model
 # to TFLite's built-in kernels.
@@ -424,19 +425,10 @@ class _Importer:
                 x, arithmetic.requantize(x.affine, out), out, op.output.name
             )
 
-    def ends(self, index: int) -> bool:
-        """Whether a tensor leads to outputs alone, by operators that compute nothing."""
-        names = ("RESHAPE", "SQUEEZE", "QUANTIZE", "DEQUANTIZE")
-        found = {index}
-        for op in self.model.operators:
-            if found.intersection(op.inputs):
-                if op.name not in names:
-                    return False
-                found.update(op.outputs)
-        return True
-
     def softmax(self, op: ops.Softmax) -> None:
-        if not self.ends(op.output.index):
+        if not ends(
+            op.output.index, ((o.name in _NOTHING, o.inputs, o.outputs) for o in self.model.operators)
+        ):
             x, out = self.value(op.x, op.place), self.affine(op.output)
             self.values[op.output.index] = moves.softmax(self.builder, x, out, op.output.name, op.place)
             return

@@ -8,14 +8,13 @@ from mnv3c.codegen.program import Constant, Kernel, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Shape
-from mnv3c.paths.common.shares import split
+from mnv3c.ir.printer import shape_text
+from mnv3c.paths.common.shares import split_rows
 
 Broadcasting = q.QAdd | q.QAdd32 | q.QMultiply | q.QGate
 _KINDS: dict[type[Node], str] = {q.QAdd: "add", q.QAdd32: "add32", q.QMultiply: "multiply", q.QGate: "gate"}
 _TITLES = {"add": "sum", "add32": "exact sum", "multiply": "exact product", "gate": "gate"}
 _VECTOR = 8
-# Below, waking other threads costs more than they save.
-_SHARED_FROM = 16 * 1024
 
 
 def can_broadcast(graph: Graph, node: Node) -> bool:
@@ -37,8 +36,10 @@ def broadcast_stage(
         qualifier, suffix: of the kernel's function, and of its name.
     """
     kind, label = _KINDS[type(node)], identifier(node.name)
-    a, b = (graph.tensor(name).shape for name in node.inputs)
-    height, width, channels = graph.tensor(node.output).shape
+    operands = [graph.tensor(name) for name in node.inputs]
+    a, b = (t.shape for t in operands)
+    whole = graph.tensor(node.output).shape
+    _, width, channels = whole
     one = [shape[2] == 1 for shape in (a, b)]
     twice = isinstance(node, q.QMultiply) and node.right != 0
     shift = node.shift if isinstance(node, q.QGate) else 0
@@ -63,7 +64,7 @@ def broadcast_stage(
         zeros = np.broadcast_to(node.zero_point, (channels,)).astype(np.int16) << shift
         factor = np.broadcast_to(node.factor, (channels,)).astype(np.int16)
         arrays |= {"factor": (factor, "multiplier"), "zeros": (zeros, "table")}
-    shares = split(height) if height * width * channels >= _SHARED_FROM else split(height, 1)
+    shares = split_rows(whole)
     types = ("int8_t", "int16_t" if kind == "gate" else "int8_t")
     reads = [
         f"(const {t} *)(const void *)R_{region}{f' + row * {step}' if (step := _step(shape, 0)) else ''}"
@@ -75,10 +76,9 @@ def broadcast_stage(
         f"{name}({reads[0]}, {reads[1]}, (int8_t *)R_{regions[2]} + row * {width * channels},{tables}"
         f" numbers_{label}, {channels}, {width}, steps_{label});\n}}"
     )
-    whole = (height, width, channels)
     return Stage(
         name=label,
-        title=f"{_TITLES[kind]} of {_text(a)} and {_text(b)}",
+        title=f"{_TITLES[kind]} of {' and '.join(map(shape_text, operands))}",
         nodes=(node.name,),
         reads=tuple(dict.fromkeys(regions[:2])),
         writes=(regions[2],),
@@ -93,10 +93,6 @@ def broadcast_stage(
 def _step(shape: Shape, axis: int) -> int:
     """Elements from a place along ``axis`` to the next; none where the operand is repeated."""
     return 0 if shape[axis] == 1 else int(np.prod(shape[axis + 1 :]))
-
-
-def _text(shape: Shape) -> str:
-    return "x".join(map(str, shape))
 
 
 def _numbers(node: Node) -> tuple[int, ...]:

@@ -10,12 +10,11 @@ from mnv3c.codegen.program import Constant, Kernel, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
-from mnv3c.paths.common.enlarge import Source, shape_text
-from mnv3c.paths.common.shares import split
+from mnv3c.ir.printer import shape_text
+from mnv3c.paths.common.enlarge import Source
+from mnv3c.paths.common.shares import split_rows
 
 _LANES = 16
-# Below, waking other threads costs more than they save.
-_SHARED_FROM = 16 * 1024
 
 
 def quantize_kernel(qualifier: str, suffix: str) -> Kernel:
@@ -33,16 +32,15 @@ def quantize_tables(node: q.Quantize, channels: int) -> tuple[Constant, Constant
     if len(set(scale.tolist())) == len(set(zero.tolist())) == 1:
         scale, zero = scale[:_LANES], zero[:_LANES]
     label = identifier(node.name)
-    return Constant(f"inverse_scales_{label}", scale, "table"), Constant(
-        f"zero_points_{label}", zero, "table"
-    )
+    scales = Constant(f"inverse_scales_{label}", scale, "table")
+    return scales, Constant(f"zero_points_{label}", zero, "table")
 
 
 def quantize_stage(node: q.Quantize, y: Tensor, source: Source) -> Stage:
     """The stage of a dense map; begins its shares at rows."""
-    height, width, channels = y.shape
+    _, width, channels = y.shape
     kernel, tables = quantize_kernel(source.qualifier, source.suffix), quantize_tables(node, channels)
-    shares = split(height) if y.elements >= _SHARED_FROM else split(height, 1)
+    shares = split_rows(y.shape)
     row = width * channels
     body = (
         f"const int32_t first = {shares.begin};\n"

@@ -11,6 +11,7 @@ from mnv3c.codegen.program import Constant, Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
+from mnv3c.ir.printer import shape_text
 from mnv3c.paths.common.interpolate import VECTOR, Plan, grouped, plan, row_lookups, tile_lookups
 from mnv3c.paths.common.shares import MOST, for_shares, own, split
 
@@ -265,7 +266,3 @@ def _stage(
         constants=tuple(Constant(f"{key}_{label}", data, "table") for key, data in arrays.items()),
         parts=parts,
     )
-
-
-def shape_text(t: Tensor) -> str:
-    return "x".join(str(n) for n in t.shape)

@@ -7,13 +7,17 @@ from ``share_begin`` and ``share_end`` (see ``codegen.program.Stage``): one shar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mnv3c.codegen.program import Region
+from mnv3c.ir.graph import Shape
 
 # Phones have 4 fast cores or fewer; more shares cost memory and waiting.
 MOST = 4
+# Of a map; below, waking other threads costs more than they save.
+LEAST_ELEMENTS = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ class Split:
 def split(units: int, most: int = MOST) -> Split:
     """At most ``most`` shares, none of them empty."""
     return Split(units, max(1, min(units, most)))
+
+
+def split_rows(shape: Shape) -> Split:
+    """Rows of a map that is computed value by value."""
+    return split(shape[0], MOST if math.prod(shape) >= LEAST_ELEMENTS else 1)
 
 
 def for_shares(scratch: Iterable[Region], parts: int) -> tuple[Region, ...]:

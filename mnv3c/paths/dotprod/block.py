@@ -20,9 +20,10 @@ import re
 from mnv3c.codegen.program import Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
+from mnv3c.ir.printer import shape_text
 from mnv3c.paths.common.shares import for_shares, slice_bytes
 from mnv3c.paths.common.wide import in_16_bits
-from mnv3c.paths.dotprod.builder import DENSE, Builder, shape_text, template_kernel, unique
+from mnv3c.paths.dotprod.builder import DENSE, Builder, template_kernel, unique
 from mnv3c.paths.dotprod.layout import TILE, quads, sums_in_tiles
 from mnv3c.paths.dotprod.links import Members, Parts, Place, blocks_for, make_link, window_for
 from mnv3c.paths.dotprod.stages import is_vector, simple_result

@@ -12,6 +12,7 @@ from mnv3c.codegen.program import Constant, Kernel, Program, Region, Schedule, S
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Shape, Tensor
+from mnv3c.ir.printer import shape_text
 from mnv3c.paths.common.knobs import K, Knob
 from mnv3c.paths.common.notes import portable_notes
 from mnv3c.paths.common.regions import external, region_names
@@ -61,10 +62,6 @@ class Instructions:
 def template_kernel(name: str) -> Kernel:
     """The kernel of ``templates/kernels/dotprod/<name>.c.j2``, which has no variants."""
     return Kernel(f"{name}_dotprod", render(f"kernels/dotprod/{name}.c.j2"))
-
-
-def shape_text(tensor: Tensor) -> str:
-    return "x".join(str(n) for n in tensor.shape)
 
 
 class Builder:
@@ -297,4 +294,4 @@ def unique(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
     return tuple({k.name: k for k in kernels}.values())
 
 
-__all__ = ["DENSE", "Builder", "Form", "constants", "identifier", "shape_text", "template_kernel", "unique"]
+__all__ = ["DENSE", "Builder", "Form", "constants", "identifier", "template_kernel", "unique"]

@@ -9,11 +9,11 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.broadcast import repeats
 from mnv3c.ir.graph import Graph, Node, Tensor
+from mnv3c.ir.printer import shape_text
 from mnv3c.paths.common.broadcasts import broadcast_stage, can_broadcast
 from mnv3c.paths.common.doors import quantize_stage
 from mnv3c.paths.common.enlarge import Source
-from mnv3c.paths.common.maps import can_gate, gate_stage
-from mnv3c.paths.dotprod.builder import DENSE, Builder, Form, constants, shape_text, template_kernel
+from mnv3c.paths.dotprod.builder import DENSE, Builder, Form, constants, template_kernel
 from mnv3c.paths.dotprod.layout import ROW, TILE, best_block, grid, quads, tiled_bytes
 
 # Left shift up to which a factor, 9 bits, still fits 16.
@@ -219,18 +219,6 @@ def _multiply_maps(builder: Builder, node: q.QMultiply) -> bool:
         kernels=(Kernel(name, render("kernels/dotprod/multiply_maps.c.j2", name=name, twice=twice)),),
         arrays={"numbers": (np.asarray(numbers, np.int32), "table")},
     )
-    return True
-
-
-def lower_gate_map(builder: Builder, node: q.QGate) -> bool:
-    """A gate for every pixel: dense, as 16-bit tensors are."""
-    tensor = builder.graph.tensor
-    x, gate, y = (tensor(t) for t in (*node.inputs, node.output))
-    if not can_gate(node, x, gate, y):
-        return False
-    read, factors = builder.need(x.name, DENSE), builder.need(gate.name, DENSE)
-    source = Source("pixels", read, builder.provide(y.name, DENSE), "static MNV3C_NOINLINE", "dotprod")
-    builder.add(gate_stage(node, x, source, factors))
     return True
 
 

@@ -22,7 +22,6 @@ from mnv3c.paths.dotprod.builder import Builder, Instructions
 from mnv3c.paths.dotprod.elementwise import (
     lower_broadcast,
     lower_elementwise,
-    lower_gate_map,
     lower_sum,
     separate_tables,
 )
@@ -100,7 +99,7 @@ def _flips_for_stem(builder: Builder, node: q.FlipSign) -> bool:
 
 def _lower_other(builder: Builder, node: Node) -> bool:
     if isinstance(node, q.QGate):
-        return lower_gate(builder, node) or lower_gate_map(builder, node) or lower_broadcast(builder, node)
+        return lower_gate(builder, node) or lower_broadcast(builder, node)
     if isinstance(node, q.Requantize):
         return lower_requantize(builder, node)
     if lower_resize(builder, node) or lower_elementwise(builder, node):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mnv3c.codegen.program import Kernel, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
-from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text
+from mnv3c.ir.printer import shape_text
+from mnv3c.paths.dotprod.builder import DENSE, Builder, constants
 from mnv3c.paths.dotprod.epilogue import Epilogue, offset_kind, records, requant_record, short_shifts
 from mnv3c.paths.dotprod.layout import quads
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from mnv3c.codegen.program import Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
+from mnv3c.ir.printer import shape_text
 from mnv3c.paths.common.shares import Split, for_shares, own, split
-from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text, template_kernel, unique
+from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, template_kernel, unique
 from mnv3c.paths.dotprod.chunks import MULTIPLE, Walk, chunks_of
-from mnv3c.paths.dotprod.elementwise import lower_sum
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import ROW, TILE, block_name, grid, quads, tiled_bytes
 from mnv3c.paths.dotprod.loads import loads_of
@@ -117,14 +115,7 @@ def lower_pointwise(builder: Builder, node: q.FusedConv) -> bool:
     if not conv.pointwise or not simple_result(builder, node):
         return False
     if node.channel_sum is not None:
-        if _lower_pooled(builder, node):
-            return True
-        conv_alone = replace(node, outputs=node.outputs[:1], channel_sum=None)
-        if not lower_pointwise(builder, conv_alone):
-            return False
-        if not lower_sum(builder, node.channel_sum):
-            builder.fall_back(node.channel_sum)
-        return True
+        return _lower_pooled(builder, node)
     block = builder.block(node.name, "block", x.shape)
     label = identifier(node.name)
     e = plan_epilogue(node)

@@ -10,8 +10,9 @@ from mnv3c.codegen.program import Constant, Kernel, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Tensor
+from mnv3c.ir.printer import shape_text
 from mnv3c.paths.common.shares import for_shares, own, split
-from mnv3c.paths.dotprod.builder import DENSE, Builder, constants, shape_text
+from mnv3c.paths.dotprod.builder import DENSE, Builder, constants
 from mnv3c.paths.dotprod.epilogue import layer_record, plan_epilogue, quad_records
 from mnv3c.paths.dotprod.layout import ROW, TILE, grid, quads
 from mnv3c.paths.dotprod.pointwise import call

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from mnv3c.codegen.program import Stage
 from mnv3c.ir.graph import Node
+from mnv3c.ir.printer import shape_text
 from mnv3c.paths.neon.bands import Pipeline, held_residual, lower_bands, pulls, scratch_bytes
-from mnv3c.paths.neon.context import Context, shape_text
+from mnv3c.paths.neon.context import Context
 from mnv3c.paths.neon.elementwise import door_of
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.shares import Shares

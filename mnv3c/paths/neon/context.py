@@ -59,10 +59,6 @@ class Context:
         return external(self.graph, name) is None
 
 
-def shape_text(t: Tensor) -> str:
-    return "x".join(str(n) for n in t.shape)
-
-
 def regions_of(context: Context) -> tuple[Region, ...]:
     """A region for each tensor, with slack for whole-vector reads where the memory is ours."""
     result = []

@@ -9,12 +9,12 @@ from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.broadcast import repeats
 from mnv3c.ir.graph import Node
+from mnv3c.ir.printer import shape_text
 from mnv3c.paths.common.doors import quantize_kernel, quantize_tables
-from mnv3c.paths.neon.context import Context, shape_text
+from mnv3c.paths.common.shares import LEAST_ELEMENTS
+from mnv3c.paths.neon.context import Context
 from mnv3c.paths.neon.pack import BLOCK
 from mnv3c.paths.neon.shares import Shares, cut
-
-LEAST_ELEMENTS = 16 * 1024  # below, waking other threads costs more than they save
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from mnv3c.ir.graph import Node
 from mnv3c.paths.common.broadcasts import Broadcasting, broadcast_stage, can_broadcast
 from mnv3c.paths.common.enlarge import Source, argmax_stage, resize_stage
 from mnv3c.paths.common.interpolate import fits
-from mnv3c.paths.common.maps import can_gate, gate_stage
 from mnv3c.paths.neon.context import Context
 
 
@@ -19,10 +18,6 @@ def lower_map(context: Context, node: Node) -> Stage | None:
     x, y = context.tensor(node.inputs[0]), context.tensor(node.output)
     regions = context.regions
     source = Source("pixels", regions[x.name], regions[y.name], "KERNEL_NEON", "neon")
-    if isinstance(node, q.QGate):
-        gate = context.tensor(node.inputs[1])
-        if can_gate(node, x, gate, y):
-            return gate_stage(node, x, source, regions[gate.name])
     if isinstance(node, Broadcasting):
         if not can_broadcast(context.graph, node):
             return None

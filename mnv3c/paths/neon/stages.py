@@ -10,10 +10,12 @@ from mnv3c.codegen.program import Constant, Kernel, Region, Stage
 from mnv3c.codegen.render import identifier, render
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Node
+from mnv3c.ir.printer import shape_text
 from mnv3c.paths.common.notes import portable_notes
+from mnv3c.paths.common.shares import LEAST_ELEMENTS
 from mnv3c.paths.common.wide import in_16_bits
-from mnv3c.paths.neon.context import Context, shape_text
-from mnv3c.paths.neon.elementwise import LEAST_ELEMENTS, lower_elementwise
+from mnv3c.paths.neon.context import Context
+from mnv3c.paths.neon.elementwise import lower_elementwise
 from mnv3c.paths.neon.epilogue import pool_epilogue
 from mnv3c.paths.neon.maps import lower_map
 from mnv3c.paths.neon.pack import BLOCK, Strided, pack_lanes

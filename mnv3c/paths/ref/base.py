@@ -101,10 +101,6 @@ def _kernels(body: str) -> tuple[Kernel, ...]:
     return tuple(Kernel(h, render(f"kernels/ref/{h}.c.j2")) for h in needed)
 
 
-def shape_text(t: Tensor) -> str:
-    return "x".join(str(n) for n in t.shape)
-
-
 def index(x: Tensor, y: Tensor) -> str:
     """C for which element of ``x`` the element ``i`` of ``y`` is made of (numerics.md, "Broadcasting")."""
     axes = [a for a in range(3) if y.shape[a] > 1]

@@ -10,7 +10,8 @@ from mnv3c.codegen.program import Stage
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import DTYPE_BYTES, Graph, Node, Tensor
 from mnv3c.ir.positions import positions
-from mnv3c.paths.ref.base import CTYPE, Regions, each_channel, make_stage, operands, row_parts, shape_text
+from mnv3c.ir.printer import shape_text
+from mnv3c.paths.ref.base import CTYPE, Regions, each_channel, make_stage, operands, row_parts
 from mnv3c.reference.detect import LARGEST, LOG2_E
 
 # Columns that an enlarged map is computed by: rows of some classes then stay in the first-level cache.

@@ -10,8 +10,9 @@ from mnv3c.codegen.program import Stage
 from mnv3c.errors import Mnv3cError
 from mnv3c.ir import int_ops as q
 from mnv3c.ir.graph import Graph, Node, Tensor
+from mnv3c.ir.printer import shape_text
 from mnv3c.paths.ref import spatial
-from mnv3c.paths.ref.base import CTYPE, Regions, each_channel, make_stage, operands, row_parts, shape_text
+from mnv3c.paths.ref.base import CTYPE, Regions, each_channel, make_stage, operands, row_parts
 
 
 def lower_node(graph: Graph, node: Node, regions: Regions) -> list[Stage]:

@@ -48,8 +48,10 @@ def _without_portable(library: Library, path: str) -> bool:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_of_9_bits(kind: str, path: str, tmp_path: Path) -> None:
-    library = check_graph(_nine_bits(kind, 1), path, tmp_path / "library")
+@pytest.mark.parametrize("twice", [False, True])
+def test_weights_of_9_bits_or_two_roundings(twice: bool, kind: str, path: str, tmp_path: Path) -> None:
+    graph = _rounded_twice(kind, 1) if twice else _nine_bits(kind, 1)
+    library = check_graph(graph, path, tmp_path / "library")
     assert _without_portable(library, path)
     for compiler in strict_compilers():
         compile_strictly(library.directory, compiler)
@@ -89,15 +91,6 @@ def _nine_bits(kind: str, seed: int) -> Graph:
     b = Builder(seed, f"{kind}{seed}")
     b.outliers = 1 + seed % 3
     return b.finish(KINDS[kind](b, np.random.default_rng(seed)))
-
-
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_roundings(kind: str, path: str, tmp_path: Path) -> None:
-    library = check_graph(_rounded_twice(kind, 1), path, tmp_path / "library")
-    assert _without_portable(library, path)
-    for compiler in strict_compilers():
-        compile_strictly(library.directory, compiler)
 
 
 @pytest.mark.slow

@@ -49,8 +49,11 @@ class BlockGroup:
     vectors: frozenset[int]
 
 
-def _block_group(plan: WindowPlan, blocks: int, held: int, edge_pixels: int) -> BlockGroup:
-    """``edge_pixels``: pixels of the last block that lie in the image, 0 for all."""
+def _block_group(plan: WindowPlan, blocks: int, held: int, edge_pixels: int, ring: bool) -> BlockGroup:
+    """Args:
+    edge_pixels: pixels of the last block that lie in the image, 0 for all.
+    ring: each row of tiles has a pointer of its own.
+    """
 
     def accumulator(block: int, position: int) -> str | None:
         if edge_pixels and block == blocks - 1 and position >= edge_pixels:
@@ -72,8 +75,8 @@ def _block_group(plan: WindowPlan, blocks: int, held: int, edge_pixels: int) -> 
                     continue
                 if (row, column) not in loaded:
                     loaded.add((row, column))
-                    at = f"{row} * pitch + {16 * column}"
-                    lines.append(f"const int8x16_t t{row}_{column} = vld1q_s8(x + {at});")
+                    at = f"x{row} + {16 * column}" if ring else f"x + {row} * pitch + {16 * column}"
+                    lines.append(f"const int8x16_t t{row}_{column} = vld1q_s8({at});")
                 weight = f"w{vector}" if resident else f"v{row}_{vector}"
                 if resident and vector >= held:
                     weight = f"vld1q_s8(w + {16 * vector})"
@@ -131,10 +134,12 @@ def depthwise_kernel(
     e: Epilogue,
     width: int,
     knob: Knob = by_rule,
+    ring: bool = False,
 ) -> DepthwiseKernel | None:
     """The kernel for rows of ``width`` output pixels; ``None`` if the window is too wide for it.
 
     Args:
+        ring: whether the window's rows lie in a ring.
         knob: see ``schedules/block.py``.
     """
     lookup = plan_lookup(plan, conv.kernel[1])
@@ -158,7 +163,7 @@ def depthwise_kernel(
     )
     start = knob("start", rules.default_start())
     variant = {"memory": "_memory", "registers": "_held"}[weights] if weights != own else ""
-    variant += "_direct" * (start == "registers")
+    variant += "_direct" * (start == "registers") + "_ring" * ring
     single, attribute = loads_of(knob)
     variant += single
     name = f"depthwise_{label}_{blocks if steps else 0}_{tail}e{edge_pixels}_{e.label}{variant}_dotprod"
@@ -171,9 +176,9 @@ def depthwise_kernel(
     def source_of(name: str, plan: WindowPlan, lookup: Lookup, held: int) -> str:
         groups = []
         if steps:
-            groups.append(_block_group(plan, blocks, held, 0))
+            groups.append(_block_group(plan, blocks, held, 0, ring))
         if tail:
-            groups.append(_block_group(plan, tail, held, edge_pixels))
+            groups.append(_block_group(plan, tail, held, edge_pixels, ring))
         used = sorted(set().union(*(g.vectors for g in groups)))
         return render(
             "kernels/dotprod/depthwise.c.j2",
@@ -193,6 +198,8 @@ def depthwise_kernel(
             has_main=steps > 0,
             edge_pixels=edge_pixels,
             edge_mask=[255 if i < 4 * edge_pixels else 0 for i in range(16)],
+            ring=plan.span[0] if ring else 0,
+            rows_read=[f"x{i}" for i in range(plan.span[0])] if ring else ["x"],
             row_step=plan.step[0],
             weight_bytes=quad_bytes,
         )

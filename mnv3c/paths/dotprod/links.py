@@ -105,11 +105,17 @@ def window_for(builder: Builder, node: q.FusedConv, from_stem: bool = False) -> 
 
 @dataclass
 class Parts:
-    """What a stage collects from its links."""
+    """What a stage collects from its links.
+
+    Attributes:
+        band: C: memory for what is read at once, as a depthwise result before its projection; the links of a
+            stage use it one after the other.
+    """
 
     kernels: list[Kernel] = field(default_factory=list)
     constants: list[Constant] = field(default_factory=list)
     scratch: list[Region] = field(default_factory=list)
+    band: str = ""
     reads: list[str] = field(default_factory=list)
     pulls: bool = False
 
@@ -148,7 +154,14 @@ def _pointwise_fields(parts: Parts, node: q.FusedConv, kernel: PointwiseKernel) 
 
 
 def _border(
-    parts: Parts, label: str, conv: q.QConv, inner: Tensor, block: Block, window: Bands, by_channels: bool
+    parts: Parts,
+    label: str,
+    conv: q.QConv,
+    inner: Tensor,
+    block: Block,
+    window: Bands,
+    by_channels: bool,
+    ring: bool,
 ) -> dict[str, object] | None:
     """The kernel that fills what lies outside of the image, ``None`` where nothing does."""
     right = inner.shape[1] % block[1] or block[1]
@@ -161,7 +174,13 @@ def _border(
         return None
     right_mask, bottom_mask = (0 if m == _FULL else m for m in (right_mask, bottom_mask))
     masks = "".join(f"_{side}{mask:x}" for side, mask in (("r", right_mask), ("b", bottom_mask)) if mask)
-    name = f"border_{window.left}_{window.right}{masks}_dotprod"
+    channels = inner.shape[2]
+    zeros = np.zeros(quads(channels) * 4 + 16, np.int8)
+    zeros[:channels] = np.asarray(inner.quant.zero_point if inner.quant else (0,), np.int8)
+    parts.constants += constants(label, {"zeros": (zeros, "table")})
+    once = by_channels and window.bands == 1 and bool((zeros[:channels] == zeros[0]).all())
+    variant = masks + "_once" * (once and cut) + "_ring" * ring
+    name = f"border_{window.left}_{window.right}{variant}_dotprod"
     source = render(
         "kernels/dotprod/border.c.j2",
         name=name,
@@ -169,17 +188,15 @@ def _border(
         right=window.right,
         right_mask=right_mask,
         bottom_mask=bottom_mask,
+        once=once and cut,
+        ring=ring,
     )
-    channels = inner.shape[2]
-    zeros = np.zeros(quads(channels) * 4 + 16, np.int8)
-    zeros[:channels] = np.asarray(inner.quant.zero_point if inner.quant else (0,), np.int8)
-    parts.constants += constants(label, {"zeros": (zeros, "table")})
     parts.kernels.append(Kernel(name, source))
     return {
         "name": name,
         "bottom": bool(bottom_mask),
         "cut": cut,
-        "once": by_channels and window.bands == 1 and not cut and bool((zeros[:channels] == zeros[0]).all()),
+        "once": once,
     }
 
 
@@ -211,6 +228,7 @@ class Place:
         suffix: of its C names.
         parts: shares of the stage, ``None`` where this link decides.
         wanted: rows that the next link wants at once.
+        band_bytes: what the links behind this one need of ``Parts.band``.
     """
 
     form: Form
@@ -219,6 +237,7 @@ class Place:
     suffix: str = ""
     parts: int | None = None
     wanted: int | None = None
+    band_bytes: int = 0
 
 
 def _source_kernel(
@@ -274,9 +293,20 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
         collected.scratch.append(region)
         return own(region, parts)
 
+    band_bytes = max(place.band_bytes, stem.windows_bytes if stem else 0)
+    if m.project is not None:
+        band_bytes = max(band_bytes, (bands.band_rows * columns_out * count + 1) * TILE)
+    if m.before is None and band_bytes:
+        collected.band = scratch("band", band_bytes)
+
+    ring = bool(bands.carry and (bands.bands > 1 or s))
+    if ring:
+        collected.kernels.append(template_kernel("ring_rows"))
+
     values: dict[str, object] = {
         "s": s,
         "by_channels": m.by_channels,
+        "ring": ring,
         "plan": plan,
         "reach": reach(plan),
         "bands": bands.bands,
@@ -294,7 +324,7 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
             "left": bands.left,
             "plane": bands.plane,
         },
-        "border": _border(collected, label, conv, inner, block_in, bands, m.by_channels),
+        "border": _border(collected, label, conv, inner, block_in, bands, m.by_channels, ring),
         "expand": _pointwise_fields(collected, expand, kernel) if expand is not None else None,
     }
     x_at = None
@@ -306,12 +336,12 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
             **stem.values,
             "source": collected.need(builder, stem.image.name, DENSE),
             "ring": scratch("image_rows", stem.ring_bytes),
-            "windows": scratch("windows", stem.windows_bytes),
+            "windows": collected.band,
         }
     if m.before is not None:
         fresh = bands.rows - bands.carry
         form = builder.matrix_form(graph.tensor(m.before.result), block_in)
-        before = Place(form, suffix=f"{s}_1", parts=parts, wanted=fresh)
+        before = Place(form, suffix=f"{s}_1", parts=parts, wanted=fresh, band_bytes=band_bytes)
         values["before"] = make_link(builder, collected, m.before, before).values
         at = scratch("rows", (bands.rows * columns_in * x_quads + 1) * TILE)
         values["before"]["y"]["at"] = at  # type: ignore[index]
@@ -322,11 +352,9 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
         )
         if expand is None:
             collected.kernels.append(template_kernel("transpose"))
-    if bands.carry and (bands.bands > 1 or s):
-        collected.kernels.append(template_kernel("carry"))
 
     e = plan_epilogue(node, want_sum=place.sums is not None)
-    made = depthwise_kernel(conv, plan, block_in, block_out, e, middle.shape[1], knob)
+    made = depthwise_kernel(conv, plan, block_in, block_out, e, middle.shape[1], knob, ring)
     assert made is not None
     collected.kernels.append(made.kernel)
     _convolution(collected, node, e, pack_depthwise(conv))
@@ -360,8 +388,10 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
     if m.project is not None:
         if m.inner_residual:
             collected.kernels.append(template_kernel("untranspose"))
+            # Where the result has the same form, the sum is made where it lies.
             residual_bytes = (bands.band_rows * columns_out * y_quads + 1) * TILE
-            values["inner_residual"] = scratch("residual", residual_bytes)
+            own_form = place.form == block_out
+            values["inner_residual"] = "out" if own_form else scratch("residual", residual_bytes)
         elif m.project.residual is not None:
             form = builder.residual_form(m.project.inputs[1], block_out, place.form)
             residual = collected.need(builder, m.project.inputs[1], form)
@@ -370,8 +400,11 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
             plain.append("residual")
         fields = _project_fields(builder, collected, m.project, (count, y_quads, columns_out), plain, s)
         values["project"] = {**fields, "residual": residual}
-        at = scratch("band", (bands.band_rows * columns_out * count + 1) * TILE)
-        values["middle"] = {"at": at, "block_bytes": count * TILE, "row_bytes": columns_out * count * TILE}
+        values["middle"] = {
+            "at": collected.band,
+            "block_bytes": count * TILE,
+            "row_bytes": columns_out * count * TILE,
+        }
     behind = plan.step == (1, 1) and plan.origin[0] + plan.span[0] >= 1
     in_place = residual is not None and f"R_{residual}" == x_at and behind
     return Link(values, shares, unit, in_place)

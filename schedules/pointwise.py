@@ -7,7 +7,7 @@
 | `loads`  | `grouped`, `ahead`       | loads before their products, or one step ahead and among products  |
 | `pairs`  | `joined`, `single`       | neighbouring vectors loaded by one instruction, or each by its own |
 | `start`  | `table`, `registers`     | initial sums: from a small table on the stack, or copied           |
-| `chunk`  | blocks of 4 pixels       | input that stays in L1 while all weights stream past it            |
+| `chunk`  | blocks, or rows of them  | input that stays in L1 while all weights stream past it            |
 | `chunk`  | `neon`: blocks of 8      | output channels whose weights stay in L1 while all pixels pass     |
 | `workers`| 1 to 4                   | how many the layer is cut for: its shares run at the same time     |
 
@@ -27,7 +27,8 @@ from mnv3c.targets import Target
 
 # Sums of a tile: 4 pixels by 4 channels are 4 registers; beside 24 there is room for operands.
 _REGISTERS_FOR_SUMS = 24
-_STRAIGHT = 10  # groups of input channels up to which the inner loop may be unrolled as a whole
+_STRAIGHT = 10  # groups of input channels up to which the inner loop is unrolled as a whole without a search
+_LONGEST = 50  # the same for a search: 50 groups are 4 to 6 kB of code
 
 # Bytes of a 32 KiB L1 with 4 ways for a chunk of the input and the lines that a group of output channels
 # writes, and for these with the weights of a group and of the next one.
@@ -38,6 +39,10 @@ _LINE = 64
 _PASS = 0.05
 # Of `neon`: weights of a chunk of output channels, beside inputs and outputs.
 _WEIGHT_BYTES = 12 * 1024
+
+# Bytes of a chunk that a search tries, and how many sizes at most.
+_TRIAL_BYTES = (6 * 1024, 128 * 1024)
+_MOST_SIZES = 10
 
 WORKERS = range(1, MOST + 1)
 
@@ -147,9 +152,9 @@ def tiles(op: Op, out: int, lanes: str) -> tuple[str, ...]:
 
 def unrolls(op: Op, depth: int) -> tuple[int, ...]:
     """Turns of the inner loop over ``depth`` input channels."""
-    if op.path == "i8mm":
-        return tuple(range(1, min(_groups(depth) // 2, _STRAIGHT) + 1))
-    return divisors(_groups(depth), _STRAIGHT)
+    groups = _groups(depth) // 2 if op.path == "i8mm" else _groups(depth)
+    turns = tuple(range(1, min(groups, _STRAIGHT) + 1)) if op.path == "i8mm" else divisors(groups, _STRAIGHT)
+    return (*turns, groups) if _STRAIGHT < groups <= _LONGEST else turns
 
 
 def inner(op: Op, depth: int, out: int, lanes: str, prefix: str = "") -> Table:
@@ -235,6 +240,12 @@ def blocks(op: Op) -> int:
     return -(-op.number("height") // height) * -(-op.number("width") // width)
 
 
+def walk_of(op: Op) -> Walk:
+    """The units of its input that chunks are made of."""
+    size = (op.number("height"), op.number("width"), op.number("in"))
+    return Walk.over(size, BLOCKS[op.text("block")], op.path == "i8mm")
+
+
 def legal(op, target):
     if op.path == "neon":
         return legal_neon(op)
@@ -274,15 +285,14 @@ def default(op, target):
     depth, out = op.number("in"), op.number("out")
     if op.number("sum"):
         return {**default_inner(op, target, depth, out, "pixel", blocks(op)), "workers": default_workers()}
-    matrix = op.path == "i8mm"
-    walk = Walk.over((op.number("height"), op.number("width"), depth), BLOCKS[op.text("block")], matrix)
+    walk = walk_of(op)
 
     def kernel(units):
         return default_inner(op, target, depth, out, "channel", walk.row(units), edge=walk.edge > 0)
 
     tile = kernel(MULTIPLE)["tile"]
     group = tile_sizes(tile)[1] // 4
-    weights = 32 * -(-depth // 8) if matrix else 16 * _groups(depth)
+    weights = 32 * -(-depth // 8) if op.path == "i8mm" else 16 * _groups(depth)
     multiple = walk.multiple(steps(tile, MULTIPLE))
     chunks = default_chunks(walk, multiple, _groups(out) // group, group * weights)
     return {**kernel(chunks.size), "chunk": chunks.size, "workers": default_workers()}
@@ -293,5 +303,12 @@ def candidates(op, target):
         return {"chunk": spread(max(op.number("out") // 8, 1), 10)}
     table = dict(worthwhile(legal(op, target), target))
     if "chunk" in table:
-        table["chunk"] = tuple(n for n in spread(blocks(op), 8) if n >= 6 or n == blocks(op))
+        table["chunk"] = even_sizes(walk_of(op))
     return table
+
+
+def even_sizes(walk: Walk) -> tuple[int, ...]:
+    """Sizes of chunks that cut a map in 1, 2, 3, ... about equal ones; the largest of those worth a trial."""
+    low, high = (limit // (walk.unit * walk.block_bytes) for limit in _TRIAL_BYTES)
+    sizes = sorted({-(-walk.units // n) for n in range(1, walk.units + 1)})
+    return tuple([n for n in sizes if low <= n <= high][-_MOST_SIZES:] or sizes[-1:])

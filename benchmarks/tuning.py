@@ -22,11 +22,13 @@ from mnv3c.tuning.journal import Journal
 BATCH = 16
 
 
-def measure(graph, applied: Applied, known, maker: Target, device, journal) -> dict[tuple[str, ...], float]:
-    """Cost of each layer on ``device``, of the code made for ``maker``."""
+def measure(
+    graph, applied: Applied, known, family: str, maker: Target, device, journal
+) -> dict[tuple[str, ...], float]:
+    """Cost of each layer on ``device``, of the code made for ``maker`` by compilers of ``family``."""
     made = {}
     for layer in applied.layers:
-        found = next((r for k in known if (r := k.get(layer.op, "clang"))), None)
+        found = next((r for k in known if (r := k.get(layer.op, family))), None)
         schedule = found.schedule if found else {}
         made[layer.nodes] = tasks.task(graph, layer, maker.name).candidate(schedule)[0]
     new = list({c.key: c for c in made.values() if journal.get(c.key) is None}.values())
@@ -53,6 +55,7 @@ def main() -> int:
     }
     graph = front.integer_graph(options.network)
     compiler = front.compiler_name(options.cc)
+    family = compiler.split()[0]
     costs: dict[tuple[str, str, str], dict[tuple[str, ...], float]] = {}
     for core in cores:
         device = SimulatedDevice(core, cc=options.cc)
@@ -62,8 +65,10 @@ def main() -> int:
             path = front.tuned_path(maker, None)
             for kind in ("default", "tuned"):
                 known = [records.load(files[maker.name], maker)] if kind == "tuned" else []
-                applied = apply(graph, path, maker, known, "clang")
-                costs[maker.name, kind, core.name] = measure(graph, applied, known, maker, device, journal)
+                applied = apply(graph, path, maker, known, family)
+                costs[maker.name, kind, core.name] = measure(
+                    graph, applied, known, family, maker, device, journal
+                )
         device.close()
     print(f"{options.network}, {compiler}, million cycles on:")
     print(f"{'code of':<24}" + "".join(f"{c.name:>14}" for c in cores))

@@ -17,7 +17,6 @@ block shapes of the tensors (2x2 or 1x4 pixels), are chosen over the whole netwo
 | `stem.*`    |                        | of the network's first layer where it is computed here too        |
 """
 
-from mnv3c.paths.common.cache import l1_bytes
 from mnv3c.paths.common.knobs import tile_sizes
 from mnv3c.paths.dotprod.bands import held_bytes, reach
 from mnv3c.paths.dotprod.layout import BLOCKS, TILE, grid, quads, sums_in_tiles
@@ -30,10 +29,10 @@ from mnv3c.schedules import spread, table_of
 
 network, pointwise = table_of("network"), table_of("pointwise")
 
-# Share of the L1 for window and depthwise result, beside input, weights and result. Higher bands would
-# carry fewer rows, but fill more lines.
-_SHARE = 2
-# The same where memory is worth more than the instructions that carry rows.
+# For window and depthwise result, beside input, weights and result in an L1 of 32 KiB. Higher bands would
+# call kernels less often, but fill more lines, and each worker has a window.
+_WINDOW_BYTES = 16 * 1024
+# The same where memory is worth more than these calls.
 _SMALL_BYTES = 6 * 1024
 
 # Vectors that fit in registers beside a few tiles: weights, sums of two blocks, constants.
@@ -54,9 +53,9 @@ SLICE_BYTES = 20 * 1024
 # The rules: what a kernel uses where no search has chosen. The paths ask them with a layer's own numbers.
 
 
-def window_room(l1: int, small: bool) -> int:
-    """Bytes of an L1 that window and depthwise result may take; ``small`` for ``--memory small``."""
-    return _SMALL_BYTES if small else l1 // _SHARE
+def window_room(small: bool) -> int:
+    """Bytes that window and depthwise result may take; ``small`` for ``--memory small``."""
+    return _SMALL_BYTES if small else _WINDOW_BYTES
 
 
 def highest_band(rows: int, first: int, further: int, room: int) -> int:
@@ -212,7 +211,7 @@ def default(op, target):
         unit = tile_sizes(kernels["expand.tile"])[1] // 4 if op.number("in") else 1
         held = -(-min(group["group"], held) // unit) * unit
     window = held_bytes(plan, columns_in, columns_out, held, not by_channels(op))
-    highest = highest_band(rows_out, *window, window_room(l1_bytes(target.name), small=False))
+    highest = highest_band(rows_out, *window, window_room(small=False))
     weights = default_weights(len(plan.vectors), free_registers(_constants(op)))
     return {
         "band_rows": default_band_rows(rows_out, highest),

@@ -41,7 +41,7 @@ class Settings:
         seed: of everything random.
     """
 
-    trials: int = 48
+    trials: int = 64
     seconds: float | None = None
     seed: int = 0
 

@@ -128,7 +128,7 @@ def test_rules_of_windows():
     assert rules.highest_band(10, 9000, 1000, 6000) == 1
     assert rules.highest_band(2, 100, 100, 6000) == 2
     assert rules.default_band_rows(10, 4) == 4 and rules.default_band_rows(10, 9) == 5
-    assert rules.window_room(64 * 1024, small=False) == 32 * 1024
+    assert rules.window_room(small=False) == 16 * 1024
     # An input of 40 kB leaves the cache: 30 groups of channels in three turns of at most 12.
     assert rules.default_group(30, 40000, 500) == 10
     assert rules.default_group(30, 10000, 500) == 4 and rules.default_group(30, 25000, 500) == 2

@@ -8,11 +8,9 @@ which is what the next 1x1 convolution reduces over. So an inverted residual nee
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 
 from mnv3c.codegen.program import Options, Program
 from mnv3c.ir.graph import Graph
-from mnv3c.paths.common.cache import l1_bytes
 from mnv3c.paths.dotprod.builder import Instructions
 from mnv3c.paths.dotprod.lower import lower_graph
 from mnv3c.paths.dotprod.pointwise import pointwise_kernel
@@ -31,4 +29,4 @@ _IN_ORDER_CORES = ("cortex-a53", "cortex-a55", "cortex-a510", "cortex-a520")
 def lower(graph: Graph, options: Options) -> Program:
     """Lower a fused integer graph; any operator without a kernel here falls back to portable C."""
     chosen = _IN_ORDER if options.tuning in _IN_ORDER_CORES else _OUT_OF_ORDER
-    return lower_graph(graph, options, replace(chosen, l1_bytes=l1_bytes(options.tuning)))
+    return lower_graph(graph, options, chosen)

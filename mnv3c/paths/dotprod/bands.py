@@ -67,7 +67,6 @@ def plan_bands(
     knob: Knob = by_rule,
     most: int | None = None,
     small: bool = False,
-    l1_bytes: int = 32 * 1024,
 ) -> Bands:
     """The bands that the knob ``band_rows`` says.
 
@@ -75,12 +74,11 @@ def plan_bands(
         result: rows and columns of the result's blocks.
         most: rows that are wanted at once, if not as many as possible: then there is no knob.
         small: little memory rather than few instructions.
-        l1_bytes: the core's L1 data cache.
     """
     rows_out, columns_out = result
     rules = table_of("block")
     held = held_bytes(plan, columns_in, columns_out, quads_held, middle)
-    highest = rules.highest_band(rows_out, *held, rules.window_room(l1_bytes, small))
+    highest = rules.highest_band(rows_out, *held, rules.window_room(small))
     if most is not None:
         band = min(highest, most)
     else:

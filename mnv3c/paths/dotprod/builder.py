@@ -48,7 +48,6 @@ class Instructions:
         pointwise: makes the kernel of a 1x1 convolution; see ``pointwise.pointwise_kernel``.
         octets: kernel and number of its turns that make so many pairs of tiles into matrix operands, or back;
             ``None`` if the path's 1x1 convolutions read tiles.
-        l1_bytes: L1 data cache of the cores that the code is for.
     """
 
     path: str
@@ -56,7 +55,6 @@ class Instructions:
     clang_target: str
     pointwise: Callable[..., PointwiseKernel]
     octets: Callable[[int], tuple[Kernel, int]] | None = None
-    l1_bytes: int = 32 * 1024
 
 
 def template_kernel(name: str) -> Kernel:

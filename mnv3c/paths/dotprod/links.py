@@ -280,7 +280,6 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
         knob,
         place.wanted,
         builder.small,
-        builder.instructions.l1_bytes,
     )
     parts = place.parts
     if parts is None:

@@ -6,11 +6,8 @@ multiply matrices, depthwise convolutions and vectors keep SDOT: SMMLA does no m
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mnv3c.codegen.program import Options, Program
 from mnv3c.ir.graph import Graph
-from mnv3c.paths.common.cache import l1_bytes
 from mnv3c.paths.dotprod.builder import Instructions
 from mnv3c.paths.dotprod.lower import lower_graph
 from mnv3c.paths.i8mm.pointwise import matrix_kernel, octets_kernel
@@ -26,4 +23,4 @@ _IN_ORDER_CORES = ("cortex-a510", "cortex-a520")
 def lower(graph: Graph, options: Options) -> Program:
     """Lower a fused integer graph; any operator without a kernel here falls back to portable C."""
     chosen = _IN_ORDER if options.tuning in _IN_ORDER_CORES else _OUT_OF_ORDER
-    return lower_graph(graph, options, replace(chosen, l1_bytes=l1_bytes(options.tuning)))
+    return lower_graph(graph, options, chosen)

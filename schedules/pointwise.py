@@ -42,7 +42,7 @@ _WEIGHT_BYTES = 12 * 1024
 
 # Bytes of a chunk that a search tries, and how many sizes at most.
 _TRIAL_BYTES = (6 * 1024, 128 * 1024)
-_MOST_SIZES = 10
+_MOST_SIZES = 12
 
 WORKERS = range(1, MOST + 1)
 
@@ -308,7 +308,9 @@ def candidates(op, target):
 
 
 def even_sizes(walk: Walk) -> tuple[int, ...]:
-    """Sizes of chunks that cut a map in 1, 2, 3, ... about equal ones; the largest of those worth a trial."""
+    """Sizes of chunks that cut a map in 1, 2, 3, ... about equal ones; some of those worth a trial."""
     low, high = (limit // (walk.unit * walk.block_bytes) for limit in _TRIAL_BYTES)
     sizes = sorted({-(-walk.units // n) for n in range(1, walk.units + 1)})
-    return tuple([n for n in sizes if low <= n <= high][-_MOST_SIZES:] or sizes[-1:])
+    worth = [n for n in sizes if low <= n <= high] or sizes[-1:]
+    count = min(len(worth), _MOST_SIZES)
+    return tuple(worth[i * (len(worth) - 1) // max(count - 1, 1)] for i in range(count))

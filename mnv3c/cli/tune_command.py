@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--path", help="Tune this path: i8mm, dotprod or neon. Default: the core's best.")
 @compiler_option
 @click.option(
-    "--trials", type=click.IntRange(1), default=64, show_default=True, help="Schedules to try of a layer."
+    "--trials", type=click.IntRange(1), default=80, show_default=True, help="Schedules to try of a layer."
 )
 @click.option("--time-budget", type=float, metavar="MINUTES", help="Begin nothing new after so long.")
 @click.option(

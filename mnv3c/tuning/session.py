@@ -41,7 +41,7 @@ class Settings:
         seed: of everything random.
     """
 
-    trials: int = 64
+    trials: int = 80
     seconds: float | None = None
     seed: int = 0
 

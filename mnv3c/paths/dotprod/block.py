@@ -1,8 +1,8 @@
 """Stages around a depthwise convolution: what expands its input and what projects its output.
 
 The expanded tensor exists only as a *window* of tiles: a few rows with a margin of zero points. A
-stage walks down the image in *bands* of output rows; the window's last rows are carried to its top
-from band to band, so that nothing is computed twice.
+stage walks down the image in *bands* of output rows; the window is a ring, in which the rows that two
+bands share stay where they are, so that nothing is computed twice.
 
 Two orders. Without the projection, channel groups go outside: the window holds one group, and every
 weight is read once. With it, bands go outside: the window and the depthwise result hold all channels

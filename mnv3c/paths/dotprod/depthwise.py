@@ -198,8 +198,9 @@ def depthwise_kernel(
             has_main=steps > 0,
             edge_pixels=edge_pixels,
             edge_mask=[255 if i < 4 * edge_pixels else 0 for i in range(16)],
-            ring=plan.span[0] if ring else 0,
-            rows_read=[f"x{i}" for i in range(plan.span[0])] if ring else ["x"],
+            ring=ring,
+            # With dilation no product reads some rows of the window.
+            rows_read=sorted({p.row for p in plan.products}),
             row_step=plan.step[0],
             weight_bytes=quad_bytes,
         )

@@ -306,6 +306,7 @@ def make_link(builder: Builder, collected: Parts, m: Members, place: Place) -> L
         "s": s,
         "by_channels": m.by_channels,
         "ring": ring,
+        "beyond": -plan.origin[0] >= bands.rows,
         "plan": plan,
         "reach": reach(plan),
         "bands": bands.bands,

@@ -9,7 +9,7 @@ import pytest
 from mnv3c.codegen.program import Options
 from mnv3c.ir.graph import Graph
 from tests.graphs import Builder, inverted_residual
-from tests.paths.harness import check_graph
+from tests.paths.harness import check_graph, compile_strictly, strict_compilers
 
 
 def _chain(kernel: int, stride: int) -> Graph:
@@ -54,3 +54,28 @@ def test_bands_of_groups_of_channels(kernel: int, stride: int, path: str, tmp_pa
     check_graph(graph, path, tmp_path / "library", options=options, parallel=True)
     source = (tmp_path / "library" / f"groups_{path}.c").read_text()
     assert "ring_rows_dotprod(at," in source and "for (int32_t quad = " in source
+
+
+def _apart(height: int, width: int, kernel: int | tuple[int, int], **depthwise: object) -> Graph:
+    b = Builder(height, "apart")
+    x = b.conv(b.input(height, width, 8), 32)
+    return b.finish(b.conv(b.depthwise(x, kernel, **depthwise), 8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", strict_compilers())
+@pytest.mark.parametrize(
+    ("graph", "knobs"),
+    [
+        # With dilation no product reads some rows of the window.
+        (_apart(29, 30, 3, dilation=4, pad=(4, 4, 4, 4)), {"band_rows": 2}),
+        (_apart(21, 13, 5, dilation=2, pad=(4, 4, 4, 4)), {"band_rows": 3, "blocks": 4}),
+        # Without padding nothing lies outside of the image.
+        (_apart(22, 24, 3), {"band_rows": 2}),
+        # The first windows lie above the image as a whole.
+        (_apart(12, 19, (1, 3), pad=(2, 1, 2, 1)), {"band_rows": 1}),
+    ],
+)
+def test_unusual_windows(graph: Graph, knobs: dict[str, int], compiler: str, tmp_path: Path) -> None:
+    check_graph(graph, "dotprod", tmp_path / "library", options=_options(graph, **knobs), parallel=True)
+    compile_strictly(tmp_path / "library", compiler)

@@ -36,6 +36,7 @@ from mnv3c.ir import serialize
 from mnv3c.ir.graph import Graph
 from mnv3c.paths import registry
 from mnv3c.runners.library import open_library
+from mnv3c.tuning import records
 from mnv3c.tuning.apply import apply, sources
 
 PEERS = Path(__file__).with_name("peers.toml")
@@ -68,7 +69,7 @@ def measure(network: str, core: str, work: Path, cc: str | None, tuned: bool = F
         raise Mnv3cError(f"the path {best} is not there yet", core)
     graph, options = quantized(network, work), Options(tuning=core)
     if tuned:
-        family = toolchain.find("aarch64", cc).kind
+        family = records.family_of(toolchain.find("aarch64", cc).kind)
         known, _ = sources(target, family, ())
         applied = apply(graph, path, target, known, family)
         options = Options(tuning=core, schedules=applied.schedules, tuned=applied.tuned)
